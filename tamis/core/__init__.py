@@ -1,0 +1,1 @@
+"""Nouns and mechanisms that every stage shares; standard library, numpy and pyarrow only."""

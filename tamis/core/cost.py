@@ -1,0 +1,59 @@
+"""The ledger: one line per piece of work, naming the stored thing it paid for.
+
+Kept apart from the things themselves, because it holds times and machines: the same recipe gives the same
+bytes, but never the same seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tamis.core.files import append_line
+
+FIELDS = ("seconds", "cpu_seconds", "rows", "tokens", "flops", "bytes")
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def booked(root: Path, kind: str, digest: str, method: str, **known: Any) -> Iterator[dict[str, Any]]:
+    """Time a block and book it to the thing `digest`; the block may add `rows`, `tokens`, `flops`, `bytes`.
+
+    Nothing is booked when the block raises: unfinished work has made nothing.
+    """
+    entry: dict[str, Any] = {"kind": kind, "digest": digest, "method": method, **known}
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield entry
+    entry["seconds"] = round(time.perf_counter() - wall, 4)
+    entry["cpu_seconds"] = round(time.process_time() - cpu, 4)
+    entry["peak_memory_bytes"] = peak_memory_bytes()
+    append_line(root / "ledger.jsonl", entry)
+
+
+def totals(root: Path, digests: set[str]) -> dict[str, dict[str, float]]:
+    """Sums of `FIELDS` over the ledger's lines for `digests`, by digest; a torn last line is skipped."""
+    found: dict[str, dict[str, float]] = {}
+    path = root / "ledger.jsonl"
+    if not path.exists():
+        return found
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if entry.get("digest") in digests:
+            sums = found.setdefault(entry["digest"], dict.fromkeys(FIELDS, 0))
+            for name in FIELDS:
+                sums[name] += entry.get(name) or 0
+    return found

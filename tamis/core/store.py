@@ -1,0 +1,246 @@
+"""Stored things: named by the digest of their recipe; missing, partial or complete; safe for several writers.
+
+    <store>/<kind>/<digest>.part/      while it is being written
+        recipe.json                    what is being made
+        00000.vectors.npy …            arrays of shard 0, each written whole and renamed into place
+        00000.json                     written last for the shard: shapes, dtypes, bytes and checksums
+    <store>/<kind>/<digest>/           complete: one rename of the folder
+        meta.json                      recipe, summary, and every file with its bytes and checksum
+    <store>/ledger.jsonl               what things cost (see cost.py); outside the identity of anything
+
+A shard exists or it does not; resuming is the list of missing shards. Shards are cut by rows alone, so that
+neither the number of writers nor a restart changes a byte. Writers share the shards by advisory locks, which
+die with their process; should locks not work on a file system, two writers do the same work and write the
+same bytes. Nothing in a folder depends on time, machine or order of writing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tamis.core.digest import digest, file_digest
+from tamis.core.errors import RunError
+from tamis.core.files import remove_temporaries, replacing, sync_folder, write_json
+
+SCHEMA = 1
+SHARD_ROWS = 8192
+"""Rows of one shard of a signal: small enough to lose little, large enough for long sequential reads."""
+
+
+def shard_bounds(rows: int, shard_rows: int = SHARD_ROWS) -> list[tuple[int, int]]:
+    """Half-open row ranges of the shards of `rows` rows; one empty shard when there are none."""
+    return [(start, min(start + shard_rows, rows)) for start in range(0, rows, shard_rows)] or [(0, 0)]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong in a store, as `Store.check` reports it."""
+
+    path: Path
+    reason: str
+
+
+class Thing:
+    """One stored thing of a `Store`. Writers use `claim`, `write_shard`, `new_file`, `finish`; readers the rest."""
+
+    def __init__(self, root: Path, kind: str, recipe: Mapping[str, Any], shards: int) -> None:
+        self.kind = kind
+        self.recipe = dict(recipe)
+        self.shards = shards
+        self.digest = digest({"schema": SCHEMA, "kind": kind, "recipe": self.recipe})
+        self.folder = root / kind / self.digest
+        self.part = root / kind / f"{self.digest}.part"
+
+    @property
+    def state(self) -> str:
+        """`missing`, `partial` or `complete`."""
+        if (self.folder / "meta.json").exists():
+            return "complete"
+        return "partial" if self.part.exists() else "missing"
+
+    # --- writing ---------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Make the partial folder with its recipe, unless it is there or the thing is complete."""
+        if self.state == "complete" or (self.part / "recipe.json").exists():
+            return
+        self.part.mkdir(parents=True, exist_ok=True)
+        write_json(self.part / "recipe.json", {"kind": self.kind, "recipe": self.recipe})
+        sync_folder(self.part.parent)
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are not written yet, in order."""
+        if self.state == "complete":
+            return []
+        return [i for i in range(self.shards) if not (self.part / f"{i:05d}.json").exists()]
+
+    @contextlib.contextmanager
+    def claim(self, shard: int) -> Iterator[bool]:
+        """Try to reserve a shard among writers; yields whether this writer should make it now."""
+        path = self.part / f"{shard:05d}.claim"
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # another writer finished the whole thing meanwhile
+            yield False
+            return
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield not (self.part / f"{shard:05d}.json").exists() and self.state != "complete"
+        finally:
+            os.close(handle)
+
+    def write_shard(self, shard: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the arrays of a shard, each whole, then the line that makes the shard exist."""
+        entries = {}
+        with self._completed_elsewhere():
+            for name, array in arrays.items():
+                path = self.part / f"{shard:05d}.{name}.npy"
+                with replacing(path) as temporary, open(temporary, "wb") as file:
+                    np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+                entries[path.name] = _entry(path)
+            write_json(self.part / f"{shard:05d}.json", entries)
+
+    @contextlib.contextmanager
+    def new_file(self, name: str) -> Iterator[Path]:
+        """Yield a temporary path for a file of the partial folder; it appears under `name` on success."""
+        with self._completed_elsewhere(), replacing(self.part / name) as temporary:
+            yield temporary
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Make the thing complete. `summary` (JSON) must follow from the content alone: no times, no machine."""
+        if self.state == "complete":
+            return
+        missing = self.missing()
+        if missing:
+            raise RunError(
+                f"{self.part}: {len(missing)} of {self.shards} shards are missing, first {missing[0]}"
+            )
+        with self._completed_elsewhere():
+            self._write_meta(summary)
+            os.rename(self.part, self.folder)
+            sync_folder(self.folder.parent)
+
+    def _write_meta(self, summary: Mapping[str, Any]) -> None:
+        if (self.part / "meta.json").exists():  # killed between the two writes: only the tidying is due
+            known = set(json.loads((self.part / "meta.json").read_text())["files"])
+        else:
+            files: dict[str, Any] = {}
+            for line in sorted(self.part.glob("[0-9]*.json")):
+                files.update(json.loads(line.read_text()))
+            for path in sorted(self.part.iterdir()):
+                own = path.name.startswith(".") or path.suffix == ".claim" or path.name == "recipe.json"
+                if not own and path.name not in files and not path.name[:5].isdigit():
+                    files[path.name] = _entry(path)
+            known = set(files)
+            meta = {"schema": SCHEMA, "kind": self.kind, "digest": self.digest, "recipe": self.recipe}
+            write_json(self.part / "meta.json", {**meta, "summary": dict(summary), "files": files})
+        for path in list(self.part.iterdir()):
+            if path.name not in known and path.name != "meta.json":
+                path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _completed_elsewhere(self) -> Iterator[None]:
+        """A vanished partial folder is no error when another writer has completed the same thing."""
+        try:
+            yield
+        except OSError:
+            if self.state != "complete":
+                raise
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """`meta.json` of a complete thing."""
+        if self.state != "complete":
+            raise RunError(f"{self.folder}: not complete ({self.state}); run the command that makes it again")
+        meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text())
+        return meta
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the maker said of the content (counts by status and the like)."""
+        found: dict[str, Any] = self.meta["summary"]
+        return found
+
+    def path(self, name: str) -> Path:
+        """Path of a file of the complete thing."""
+        return self.folder / name
+
+    def arrays(self, name: str) -> list[np.ndarray]:
+        """The array `name` of every shard, in order, memory-mapped read-only."""
+        return [self.array(shard, name) for shard in range(self.shards)]
+
+    def array(self, shard: int, name: str) -> np.ndarray:
+        """The array `name` of one shard, memory-mapped read-only; of a partial thing too."""
+        folder = self.folder if self.state == "complete" else self.part
+        path = folder / f"{shard:05d}.{name}.npy"
+        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return mapped
+
+    def joined(self, name: str) -> np.ndarray:
+        """The array `name` of all shards as one array in memory."""
+        return np.concatenate([np.asarray(part) for part in self.arrays(name)])
+
+
+class Store:
+    """A folder of stored things."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def open(self, kind: str, recipe: Mapping[str, Any], shards: int = 0) -> Thing:
+        """The thing of `kind` made by `recipe` in `shards` shards (0: files only), whatever its state."""
+        return Thing(self.root, kind, recipe, shards)
+
+    def things(self) -> Iterator[tuple[str, str, str]]:
+        """(kind, digest, state) of everything in the store, in order of name."""
+        for folder in sorted(self.root.glob("*/*")):
+            if folder.is_dir():
+                partial = folder.suffix == ".part"
+                yield folder.parent.name, folder.stem, "partial" if partial else "complete"
+
+    def check(self) -> list[Fault]:
+        """Every file of every complete thing against its checksum; also leftovers of dead writers."""
+        faults = []
+        for folder in sorted(self.root.glob("*/*")):
+            if not folder.is_dir() or folder.suffix == ".part":
+                continue
+            meta = json.loads((folder / "meta.json").read_text())
+            for name, entry in meta["files"].items():
+                path = folder / name
+                if not path.exists():
+                    faults.append(Fault(path, "missing"))
+                elif path.stat().st_size != entry["bytes"]:
+                    faults.append(Fault(path, f"{path.stat().st_size} bytes, recorded {entry['bytes']}"))
+                elif file_digest(path) != entry["digest"]:
+                    faults.append(Fault(path, "the content does not match its checksum"))
+            extra = {path.name for path in folder.iterdir()} - set(meta["files"]) - {"meta.json"}
+            faults += [Fault(folder / name, "not listed in meta.json") for name in sorted(extra)]
+        return faults
+
+    def remove(self, thing: Thing) -> None:
+        """Delete a thing in whatever state."""
+        for folder in (thing.folder, thing.part):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "digest": file_digest(path)}
+
+
+__all__ = ["SHARD_ROWS", "Fault", "Store", "Thing", "remove_temporaries", "shard_bounds"]
