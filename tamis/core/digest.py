@@ -13,7 +13,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def canonical(recipe: Any) -> str:
-    """JSON with sorted keys and no spaces; raises ValueError for NaN and TypeError for what JSON cannot hold."""
+    """JSON with sorted keys and no spaces; raises ValueError for NaN, TypeError for what JSON lacks."""
     return json.dumps(recipe, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 

@@ -80,9 +80,3 @@ def append_line(path: Path, value: Any) -> None:
         os.write(handle, line.encode())
     finally:
         os.close(handle)
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove what dead writers left in `folder`; only for folders in which nothing is due any more."""
-    for path in folder.glob(f".*{TEMPORARY}"):
-        path.unlink(missing_ok=True)

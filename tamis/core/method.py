@@ -19,8 +19,9 @@ class Method:
 
     `run` is the function, `config` its frozen dataclass of parameters (defaults from the paper), `doc` the
     docstring of its file, which is its card. `version` rises by one when outputs change. `seeded`: the result
-    depends on a seed. `nested`: a smaller budget gives a prefix of a larger one. `needs`: what the caller must
-    supply (words such as "model", "query", "sources").
+    depends on a seed. `nested`: a smaller budget gives a prefix of a larger one. `needs`: what the caller
+    must supply (words such as "model", "query", "sources"). `compare` (representations only) builds the
+    similarity of query and pool rows from their stored arrays; None is the cosine of dense vectors.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Method:
     seeded: bool = False
     nested: bool = True
     needs: tuple[str, ...] = ()
+    compare: Callable[..., Any] | None = None
 
     @property
     def summary(self) -> str:

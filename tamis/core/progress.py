@@ -14,7 +14,8 @@ LOG_EVERY_S = 15.0
 def progress(total: int, unit: str, label: str, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """Show `label` with done/total `unit`s, speed and remaining time; yields `advance(count)`.
 
-    On a terminal it is one live line; in a log, a plain line every `LOG_EVERY_S` seconds. `quiet` shows nothing.
+    On a terminal it is one live line; in a log, a plain line every
+    `LOG_EVERY_S` seconds. `quiet` shows nothing.
     """
     if quiet or total <= 0:
         yield lambda count: None
@@ -59,7 +60,5 @@ class _Lines:
         self.last = now
         speed = self.done / (now - self.start)
         left = (self.total - self.done) / speed if speed else float("inf")
-        print(
-            f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {speed:,.0f}/s, {left / 60:.1f} min left",
-            file=sys.stderr,
-        )
+        done = f"{self.done:,}/{self.total:,} {self.unit}, {speed:,.0f}/s"
+        print(f"{self.label}: {done}, {left / 60:.1f} min left", file=sys.stderr)

@@ -19,7 +19,6 @@ STATUSES = (
 
 _SCORED = 2
 _BROKEN = ("non_finite", "failed")
-MISSING = 255
 
 
 def code(word: str) -> int:
@@ -29,12 +28,14 @@ def code(word: str) -> int:
 
 def words(codes: np.ndarray) -> np.ndarray:
     """Status words (n,) of codes (n,) uint8."""
-    return np.array(STATUSES, dtype=object)[codes]
+    named: np.ndarray = np.array(STATUSES, dtype=object)[codes]
+    return named
 
 
 def scored(codes: np.ndarray) -> np.ndarray:
     """Mask (n,) bool of the rows that have a number (`ok` or `truncated`)."""
-    return codes < _SCORED
+    mask: np.ndarray = codes < _SCORED
+    return mask
 
 
 def broken(codes: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ import numpy as np
 
 from tamis.core.digest import digest, file_digest
 from tamis.core.errors import RunError
-from tamis.core.files import remove_temporaries, replacing, sync_folder, write_json
+from tamis.core.files import replacing, sync_folder, write_json
 
 SCHEMA = 1
 SHARD_ROWS = 8192
@@ -51,7 +51,7 @@ class Fault:
 
 
 class Thing:
-    """One stored thing of a `Store`. Writers use `claim`, `write_shard`, `new_file`, `finish`; readers the rest."""
+    """One stored thing of a `Store`: written by `claim`, `write_shard`, `new_file`, `finish`."""
 
     def __init__(self, root: Path, kind: str, recipe: Mapping[str, Any], shards: int) -> None:
         self.kind = kind
@@ -103,14 +103,23 @@ class Thing:
         finally:
             os.close(handle)
 
-    def write_shard(self, shard: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write the arrays of a shard, each whole, then the line that makes the shard exist."""
+    def write_shard(
+        self, shard: int, arrays: Mapping[str, np.ndarray], reasons: Mapping[int, str] | None = None
+    ) -> None:
+        """Write the arrays of a shard, each whole, then the line that makes the shard exist.
+
+        `reasons`: why rows of the shard were refused or failed, by their number in it.
+        """
         entries = {}
         with self._completed_elsewhere():
             for name, array in arrays.items():
                 path = self.part / f"{shard:05d}.{name}.npy"
                 with replacing(path) as temporary, open(temporary, "wb") as file:
                     np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+                entries[path.name] = _entry(path)
+            if reasons:
+                path = self.part / f"{shard:05d}.reasons.json"
+                write_json(path, {str(row): text for row, text in sorted(reasons.items())})
                 entries[path.name] = _entry(path)
             write_json(self.part / f"{shard:05d}.json", entries)
 
@@ -121,7 +130,7 @@ class Thing:
             yield temporary
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Make the thing complete. `summary` (JSON) must follow from the content alone: no times, no machine."""
+        """Make the thing complete. `summary` (JSON) follows from the content alone: no times, no machine."""
         if self.state == "complete":
             return
         missing = self.missing()
@@ -139,8 +148,8 @@ class Thing:
             known = set(json.loads((self.part / "meta.json").read_text())["files"])
         else:
             files: dict[str, Any] = {}
-            for line in sorted(self.part.glob("[0-9]*.json")):
-                files.update(json.loads(line.read_text()))
+            for shard in range(self.shards):
+                files.update(json.loads((self.part / f"{shard:05d}.json").read_text()))
             for path in sorted(self.part.iterdir()):
                 own = path.name.startswith(".") or path.suffix == ".claim" or path.name == "recipe.json"
                 if not own and path.name not in files and not path.name[:5].isdigit():
@@ -192,6 +201,13 @@ class Thing:
         mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         return mapped
 
+    def reasons(self, shard: int) -> dict[int, str]:
+        """Why rows of a shard were refused or failed, by their number in it."""
+        path = self.folder / f"{shard:05d}.reasons.json"
+        if not path.exists():
+            return {}
+        return {int(row): text for row, text in json.loads(path.read_text()).items()}
+
     def joined(self, name: str) -> np.ndarray:
         """The array `name` of all shards as one array in memory."""
         return np.concatenate([np.asarray(part) for part in self.arrays(name)])
@@ -241,6 +257,3 @@ class Store:
 
 def _entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "digest": file_digest(path)}
-
-
-__all__ = ["SHARD_ROWS", "Fault", "Store", "Thing", "remove_temporaries", "shard_bounds"]
