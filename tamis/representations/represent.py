@@ -1,0 +1,191 @@
+"""Pool → stored representation: shards, statuses and resuming around any method of the family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tamis.core import status as statuses
+from tamis.core.errors import RunError
+from tamis.core.method import Method
+from tamis.core.progress import progress
+from tamis.core.shards import Made, make_shards
+from tamis.core.store import SHARD_ROWS, Store, Thing, shard_bounds
+from tamis.representations._context import Context, Encoder
+
+if TYPE_CHECKING:
+    from tamis.pools.pool import Pool
+
+_SAMPLE_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Representation:
+    """A stored representation of one pool: vectors in shards, with a status and a token count for each row."""
+
+    method: Method
+    config: Any
+    thing: Thing
+    ids: np.ndarray  # (n,) '<U32'
+    execution: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def digest(self) -> str:
+        """Name of the stored thing."""
+        return self.thing.digest
+
+    def array(self) -> Any:
+        """All vectors (n, d) in memory: float16 or float32 array, or a sparse matrix for hashed n-grams.
+
+        Rows whose status is not scored are zero.
+        """
+        if self.method.compare is None:
+            return self.thing.joined("vectors")
+        from tamis.representations.ngrams import counts_matrix
+
+        return counts_matrix(shard_arrays(self.thing), self.config)
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Status codes (n,) uint8."""
+        return self.thing.joined("status")
+
+    @property
+    def status(self) -> np.ndarray:
+        """Status words (n,)."""
+        return statuses.words(self.codes)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Rendered tokens (n,) int32 after truncation; word tokens for hashed n-grams."""
+        return self.thing.joined("tokens")
+
+
+def shard_arrays(thing: Thing) -> list[dict[str, np.ndarray]]:
+    """The arrays of every shard by name, memory-mapped, without status and tokens."""
+    names = {name.split(".")[1] for name in thing.meta["files"] if name.endswith(".npy")}
+    names -= {"status", "tokens"}
+    return [{name: thing.array(shard, name) for name in names} for shard in range(thing.shards)]
+
+
+def represent(
+    pool: Pool,
+    method: str | Method,
+    *,
+    model: str | None = None,
+    template: str = "auto",
+    max_tokens: int = 2048,
+    dtype: str = "auto",
+    device: str = "auto",
+    role: str = "pool",
+    store: str | Path = ".tamis",
+    parameters: Mapping[str, Any] | None = None,
+    remote_code: bool = False,
+    batch_tokens: int | None = None,
+    compatible: bool = False,
+    share: tuple[int, int] | None = None,
+    quiet: bool = True,
+) -> Representation:
+    """Encode `pool` by a method (a name, or a `Method` of your own) and keep the result in `store`.
+
+    What is stored already is not made again; an interrupted run goes on at its first missing shard. `role`
+    "query" renders rows as queries. `share` (i, n): make only every n-th shard, for several workers on one
+    store; raises RunError when other workers' shards are still missing at the end.
+    """
+    from tamis.representations import REPRESENTATIONS
+
+    chosen = REPRESENTATIONS[method] if isinstance(method, str) else method
+    config = chosen.configure(parameters or {})
+    context = Context(
+        model=model,
+        template=template,
+        max_tokens=max_tokens,
+        dtype=dtype,
+        device=device,
+        role=role,
+        remote_code=remote_code,
+        batch_tokens=batch_tokens,
+        compatible=compatible,
+    )
+    encoder: Encoder = chosen.run(config, context)
+    bounds = shard_bounds(len(pool))
+    thing = Store(store).open("representation", recipe_of(pool, chosen, config, encoder), len(bounds))
+    if thing.state != "complete" and not _encode_all(
+        Store(store), thing, pool, chosen, encoder, share, quiet
+    ):
+        raise RunError(
+            f"{len(thing.missing())} of {len(bounds)} shards are left to other workers; "
+            "run the same command with their --shard, or without --shard to make them here"
+        )
+    return Representation(chosen, config, thing, pool.ids, encoder.execution)
+
+
+def recipe_of(pool: Pool, method: Method, config: Any, encoder: Encoder) -> dict[str, Any]:
+    """Everything that determines a stored representation."""
+    return {
+        "method": method.name,
+        "version": method.version,
+        "parameters": asdict(config),
+        "encoder": dict(encoder.recipe),
+        "pool": pool.digest,
+        "rows": len(pool),
+        "shard_rows": SHARD_ROWS,
+    }
+
+
+def _encode_all(
+    store: Store,
+    thing: Thing,
+    pool: Pool,
+    method: Method,
+    encoder: Encoder,
+    share: tuple[int, int] | None,
+    quiet: bool,
+) -> bool:
+    bounds = shard_bounds(len(pool))
+    shares = estimated_tokens(pool, encoder, bounds) if not quiet else [0] * len(bounds)
+    with progress(sum(shares), "tokens", f"encode {method.name}", quiet) as advance:
+
+        def make(start: int, stop: int) -> Made:
+            done = 0
+
+            def count(tokens: int) -> None:
+                nonlocal done
+                done += tokens
+                advance(tokens)
+
+            encoded = encoder.encode(pool.conversations(start, stop), count)
+            tokens = int(encoded.tokens.sum(dtype=np.int64))
+            arrays = {**encoded.arrays, "status": encoded.status, "tokens": encoded.tokens}
+            return Made(arrays, encoded.reasons, tokens, tokens * encoder.flops_per_token)
+
+        return make_shards(
+            store,
+            thing,
+            bounds,
+            make,
+            method=method.name,
+            execution=dict(encoder.execution),
+            share=share,
+            on_skip=lambda shard: advance(shares[shard]),
+        )
+
+
+def estimated_tokens(pool: Pool, encoder: Encoder, bounds: list[tuple[int, int]]) -> list[int]:
+    """Tokens of each shard, estimated for the remaining time: characters by the pool, tokens per character
+    from a few rows spread over it when the encoder can count them, else 1 per 4 characters."""
+    characters = np.asarray(pool.chars, dtype=np.float64)
+    count = getattr(encoder, "count_tokens", None)
+    ratio = 0.25
+    if count is not None and len(pool):
+        rows = np.unique(np.linspace(0, len(pool) - 1, min(_SAMPLE_ROWS, len(pool))).astype(int))
+        sample = [pool.row(int(row)).messages for row in rows]
+        ratio = float(np.sum(count(sample))) / max(float(characters[rows].sum()), 1.0)
+    return [max(1, int(characters[start:stop].sum() * ratio)) for start, stop in bounds]
