@@ -1,0 +1,153 @@
+"""Skills on numbers: arithmetic, multiplication, sorting, counting, sequences, comparison."""
+
+from __future__ import annotations
+
+from random import Random
+
+from tamis.lab.question import Question, ask, listed, misplaced, near
+from tamis.lab.words import COLOURS, NAMES, THINGS, WORDS
+
+_SUM = (
+    ("What is {a} + {b}?", "{r}"),
+    ("Compute {a} plus {b}.", "{a} + {b} = {r}"),
+    ("Add the numbers {a} and {b}.", "{r}"),
+    ("{name} has {a} {things} and gets {b} more. How many {things} are there now?", "{r} {things}"),
+    ("There are {a} red {things} and {b} blue {things}. How many in total?", "There are {r} {things}."),
+    ("Find the sum of {a} and {b}.", "The sum is {r}."),
+)
+_DIFFERENCE = (
+    ("What is {a} - {b}?", "{r}"),
+    ("Compute {a} minus {b}.", "{a} - {b} = {r}"),
+    ("Subtract the number {b} from {a}.", "{r}"),
+    ("{name} has {a} {things} and gives away {b}. How many {things} are left?", "{r} {things}"),
+    ("Find the difference of {a} and {b}.", "The difference is {r}."),
+)
+_PRODUCT = (
+    ("What is {a} times {b}?", "{r}"),
+    ("What is {a} * {b}?", "{r}"),
+    ("Compute {a} x {b}.", "{a} x {b} = {r}"),
+    ("Multiply the numbers {a} and {b}.", "{r}"),
+    ("There are {a} boxes with {b} {things} each. How many {things} in total?", "There are {r} {things}."),
+    ("{name} buys {a} packs of {b} {things}. How many {things} is that?", "{r} {things}"),
+    ("Find the product of {a} and {b}.", "The product is {r}."),
+)
+_SORT = (
+    ("Sort these numbers: {items}", "{r}"),
+    ("Put the numbers {items} in order, smallest first.", "{r}"),
+    ("Arrange from low to high: {items}", "{r}"),
+    ("{name} wrote down {items}. Write the list in ascending order.", "Sorted: {r}"),
+    ("What is the sorted list of {items}?", "{r}"),
+)
+_SORT_DOWN = (
+    ("Sort these numbers, largest first: {items}", "{r}"),
+    ("Put the numbers {items} in descending order.", "{r}"),
+    ("Arrange from high to low: {items}", "{r}"),
+)
+_COUNT = (
+    ("How many times does the word {word} appear in this list? {items}", "{r}"),
+    ("Count the word {word} in: {items}", "{r}"),
+    ("How often is {word} in the list {items}?", "{r} times"),
+)
+_COUNT_ALL = (
+    ("How many items are in this list? {items}", "{r}"),
+    ("Count the words: {items}", "{r}"),
+    ("{name} wrote {items}. How many words is that?", "{r} words"),
+)
+_COUNT_LETTERS = (
+    ("How many letters are in the word {word}?", "{r}"),
+    ("Count the letters of {word}.", "{r} letters"),
+)
+_NEXT = (
+    ("What comes next? {items}", "{r}"),
+    ("Continue the sequence: {items}", "{r}"),
+    ("Which number follows in the series {items}?", "{r}"),
+    ("{name} writes {items}. What is next in the list?", "Next is {r}."),
+    ("Find the next item: {items}", "{r}"),
+)
+_GREATER = (
+    ("Is {a} greater than {b}?", "{r}"),
+    ("Is the number {a} more than {b}? Answer yes or no.", "{r}"),
+    ("{name} has {a} {things} and {second} has {b} {things}. Does {name} have more?", "{r}"),
+)
+_SMALLER = (
+    ("Is {a} less than {b}?", "{r}"),
+    ("Is the number {a} smaller than {b}? Answer yes or no.", "{r}"),
+)
+_LARGER_OF = (
+    ("Which is larger, {a} or {b}?", "{r}"),
+    ("Compare the numbers {a} and {b}. Which one is larger?", "{r} is larger."),
+)
+
+
+def arithmetic(rng: Random) -> Question:
+    """Sums and differences below 120."""
+    a, b = rng.randrange(2, 60), rng.randrange(2, 60)
+    slots = {"name": rng.choice(NAMES), "things": rng.choice(THINGS)}
+    if rng.randrange(2):
+        return ask(rng, _SUM, a + b, near(rng, a + b), a=a, b=b, **slots)
+    a, b = max(a, b) + 1, min(a, b)
+    return ask(rng, _DIFFERENCE, a - b, near(rng, a - b), a=a, b=b, **slots)
+
+
+def multiplication(rng: Random) -> Question:
+    """Products up to 20 times 12."""
+    a, b = rng.randrange(2, 21), rng.randrange(2, 13)
+    return ask(
+        rng, _PRODUCT, a * b, near(rng, a * b), a=a, b=b, name=rng.choice(NAMES), things=rng.choice(THINGS)
+    )
+
+
+def sort_numbers(rng: Random) -> Question:
+    """Three to five different numbers below 100, up or down."""
+    items = rng.sample(range(1, 100), rng.randrange(3, 6))
+    down = rng.randrange(3) == 0
+    right = sorted(items, reverse=down)
+    forms = _SORT_DOWN if down else _SORT
+    wrong = listed(misplaced(rng, right))
+    return ask(rng, forms, listed(right), wrong, items=listed(items), name=rng.choice(NAMES))
+
+
+def counting(rng: Random) -> Question:
+    """How often a word stands in a list, how long the list is, or how many letters a word has."""
+    kind = rng.randrange(3)
+    word = rng.choice(WORDS)
+    if kind == 0:
+        return ask(rng, _COUNT_LETTERS, len(word), near(rng, len(word)), word=word)
+    items = rng.sample([w for w in WORDS if w != word], rng.randrange(2, 5)) + [word] * rng.randrange(1, 4)
+    rng.shuffle(items)
+    right = len(items) if kind == 1 else items.count(word)
+    forms = _COUNT_ALL if kind == 1 else _COUNT
+    return ask(rng, forms, right, near(rng, right), word=word, items=listed(items), name=rng.choice(NAMES))
+
+
+def sequences(rng: Random) -> Question:
+    """The next member of a progression with constant step, a doubling, or a repeating pattern of colours."""
+    kind = rng.randrange(4)
+    name = rng.choice(NAMES)
+    if kind == 3:
+        cycle = rng.sample(COLOURS, rng.randrange(2, 4))
+        shown = [cycle[i % len(cycle)] for i in range(len(cycle) * 2 - rng.randrange(2))]
+        right = cycle[len(shown) % len(cycle)]
+        wrong = cycle[(len(shown) + 1) % len(cycle)]
+        return ask(rng, _NEXT, right, wrong, items=listed(shown), name=name)
+    if kind == 2:
+        first = rng.randrange(1, 13)
+        terms = [first << i for i in range(5)]
+    else:
+        first, step = rng.randrange(1, 40), rng.choice((1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
+        terms = [first + step * i for i in range(5)]
+        if rng.randrange(3) == 0:
+            terms.reverse()
+    return ask(rng, _NEXT, terms[-1], near(rng, terms[-1]), items=listed(terms[:-1]), name=name)
+
+
+def comparison(rng: Random) -> Question:
+    """Which of two numbers is larger, or whether one is."""
+    a, b = rng.sample(range(1, 200), 2)
+    name, second = rng.sample(NAMES, 2)
+    slots = {"a": a, "b": b, "name": name, "second": second, "things": rng.choice(THINGS)}
+    kind = rng.randrange(3)
+    if kind == 0:
+        return ask(rng, _LARGER_OF, max(a, b), min(a, b), **slots)
+    forms, true = (_GREATER, a > b) if kind == 1 else (_SMALLER, a < b)
+    return ask(rng, forms, "yes" if true else "no", "no" if true else "yes", **slots)
