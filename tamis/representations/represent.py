@@ -25,7 +25,7 @@ _SAMPLE_ROWS = 256
 
 @dataclass(frozen=True)
 class Representation:
-    """A stored representation of one pool: vectors in shards, with a status and a token count for each row."""
+    """A stored representation of one pool: vectors in shards; a status and a token count for each row."""
 
     method: Method
     config: Any

@@ -1,0 +1,123 @@
+"""Pool → stored scores: shards, statuses and resuming around any method of the family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tamis.core import status as statuses
+from tamis.core.errors import RunError
+from tamis.core.method import Method
+from tamis.core.progress import progress
+from tamis.core.shards import Made, make_shards
+from tamis.core.store import SHARD_ROWS, Store, Thing, shard_bounds
+from tamis.representations._context import Context
+
+if TYPE_CHECKING:
+    from tamis.pools.pool import Pool
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Stored scores of one pool; higher is better. A row that is not scored has NaN and a status."""
+
+    method: Method
+    config: Any
+    thing: Thing
+    ids: np.ndarray  # (n,) '<U32'
+    execution: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def digest(self) -> str:
+        """Name of the stored thing."""
+        return self.thing.digest
+
+    @property
+    def values(self) -> np.ndarray:
+        """Scores (n,) float64, NaN where the status is not scored."""
+        values = self.thing.joined("values")
+        return np.where(statuses.scored(self.codes), values, np.nan)
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Status codes (n,) uint8."""
+        return self.thing.joined("status")
+
+    @property
+    def status(self) -> np.ndarray:
+        """Status words (n,)."""
+        return statuses.words(self.codes)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Rendered tokens (n,) int32 after truncation; −1 where nothing was rendered."""
+        return self.thing.joined("tokens")
+
+
+def score(
+    pool: Pool,
+    method: str | Method,
+    *,
+    model: str | None = None,
+    template: str = "auto",
+    max_tokens: int = 2048,
+    dtype: str = "auto",
+    device: str = "auto",
+    store: str | Path = ".tamis",
+    parameters: Mapping[str, Any] | None = None,
+    remote_code: bool = False,
+    batch_tokens: int | None = None,
+    share: tuple[int, int] | None = None,
+    quiet: bool = True,
+) -> Scores:
+    """Score `pool` by a method (a name, or a `Method` of your own) and keep the result in `store`.
+
+    What is stored already is not made again; an interrupted run goes on at its first missing shard.
+    """
+    from tamis.scores import SCORES
+
+    chosen = SCORES[method] if isinstance(method, str) else method
+    config = chosen.configure(parameters or {})
+    context = Context(
+        model=model,
+        template=template,
+        max_tokens=max_tokens,
+        dtype=dtype,
+        device=device,
+        remote_code=remote_code,
+        batch_tokens=batch_tokens,
+    )
+    scorer = chosen.run(config, context)
+    recipe = {
+        "method": chosen.name,
+        "version": chosen.version,
+        "parameters": asdict(config),
+        "scorer": dict(scorer.recipe),
+        "pool": pool.digest,
+        "rows": len(pool),
+        "shard_rows": SHARD_ROWS,
+    }
+    bounds = shard_bounds(len(pool))
+    thing = Store(store).open("scores", recipe, len(bounds))
+    with progress(len(pool), "rows", f"score {chosen.name}", quiet) as advance:
+
+        def make(start: int, stop: int) -> Made:
+            scored = scorer.score(pool.conversations(start, stop), lambda tokens: None)
+            advance(stop - start)
+            arrays = {"values": scored.values, "status": scored.status, "tokens": scored.tokens}
+            return Made(arrays, scored.reasons, int(np.maximum(scored.tokens, 0).sum(dtype=np.int64)))
+
+        execution = dict(getattr(scorer, "execution", {}))
+        done = make_shards(
+            Store(store), thing, bounds, make, method=chosen.name, execution=execution, share=share
+        )
+    if not done:
+        raise RunError(f"{len(thing.missing())} of {len(bounds)} shards are left to other workers")
+    return Scores(chosen, config, thing, pool.ids, execution)

@@ -1,0 +1,1 @@
+"""Strategies, and what is done with them: selecting, comparing, reporting."""

@@ -1,0 +1,150 @@
+"""Names of strategies → signal, selection and their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from tamis.core.errors import RequestError, unknown_name
+from tamis.core.method import Method
+from tamis.representations import REPRESENTATIONS
+from tamis.scores import SCORES
+from tamis.selections import SELECTIONS
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A signal and a selection with all their parameters. `signal` is None for random draws."""
+
+    name: str
+    selection: str
+    representation: str | None = None
+    score: str | None = None
+    signal_parameters: Mapping[str, Any] = field(default_factory=dict)
+    selection_parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def signal(self) -> str | None:
+        """Name of the representation or score, None for random draws."""
+        return self.representation or self.score
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that `select` writes."""
+        return self.name.replace("/", "-")
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the signal runs a model or its tokenizer."""
+        return "model" in self.methods()[0].needs if self.signal else False
+
+    @property
+    def needs_query(self) -> bool:
+        """Whether rows are compared with a query set."""
+        return self.representation is not None
+
+    def methods(self) -> list[Method]:
+        """The methods that it consists of: signal first, selection last."""
+        found = [SELECTIONS[self.selection]]
+        if self.representation:
+            found.insert(0, REPRESENTATIONS[self.representation])
+        elif self.score:
+            found.insert(0, SCORES[self.score])
+        return found
+
+    def recipe(self) -> dict[str, Any]:
+        """Name, methods with versions and all parameters, defaults filled in."""
+        signal, selection = self.methods()[0], self.methods()[-1]
+        filled = vars(selection.configure(self.selection_parameters))
+        found = {"name": self.name, "selection": _described(selection, filled)}
+        if self.signal:
+            found["signal"] = _described(signal, vars(signal.configure(self.signal_parameters)))
+        return found
+
+
+def _described(method: Method, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {"method": method.name, "version": method.version, "parameters": dict(parameters)}
+
+
+def named_strategies() -> dict[str, dict[str, Any]]:
+    """The table `strategies.yaml`."""
+    text = files("tamis.study").joinpath("strategies.yaml").read_text(encoding="utf-8")
+    table: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return table
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`method.parameter=value` texts → {method: {parameter: value}}; values are YAML scalars."""
+    known = [*REPRESENTATIONS, *SCORES, *SELECTIONS]
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        method, dot, parameter = key.strip().rpartition(".")
+        if not equals or not dot or not parameter:
+            raise RequestError(
+                f"--set {text!r}: expected method.parameter=value, "
+                "for example round-robin.duplicates=lose-turn"
+            )
+        if method not in known:
+            raise unknown_name("method in --set", method, known)
+        found.setdefault(method, {})[parameter] = yaml.safe_load(value)
+    return found
+
+
+def resolve(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None = None) -> list[Strategy]:
+    """Strategies by name, with `settings` over their parameters; every fault is a RequestError before work."""
+    settings = settings or {}
+    table = named_strategies()
+    found = [_resolve_one(name, table, settings) for name in names]
+    if len({strategy.name for strategy in found}) < len(found):
+        raise RequestError(f"a strategy is given twice: {', '.join(names)}")
+    used = {method.name for strategy in found for method in strategy.methods()}
+    for method in settings:
+        if method not in used:
+            raise RequestError(f"--set {method}.…: no chosen strategy uses {method!r} ({', '.join(names)})")
+    for strategy in found:
+        strategy.recipe()  # validates every parameter
+    return found
+
+
+def _resolve_one(
+    name: str, table: Mapping[str, dict[str, Any]], settings: Mapping[str, Mapping[str, Any]]
+) -> Strategy:
+    if name in table:
+        entry = table[name]
+        signal = entry.get("representation") or entry.get("score")
+        parameters = entry.get("parameters", {})
+        return Strategy(
+            name,
+            entry["selection"],
+            entry.get("representation"),
+            entry.get("score"),
+            {**parameters.get(signal, {}), **settings.get(signal or "", {})},
+            {**parameters.get(entry["selection"], {}), **settings.get(entry["selection"], {})},
+        )
+    signal, slash, selection = name.partition("/")
+    if not slash:
+        pairs = [f"{representation}/round-robin" for representation in REPRESENTATIONS]
+        raise unknown_name("strategy", name, [*table, *pairs])
+    if selection not in SELECTIONS:
+        raise unknown_name("selection", selection, SELECTIONS)
+    if signal not in REPRESENTATIONS and signal not in SCORES:
+        raise unknown_name("signal", signal, [*REPRESENTATIONS, *SCORES])
+    kind = "representation" if signal in REPRESENTATIONS else "score"
+    usable = [method.name for method in SELECTIONS.values() if kind in method.needs]
+    if selection not in usable:
+        raise RequestError(
+            f"{name}: {selection!r} cannot use the {kind} {signal!r}; these can: {', '.join(usable)}"
+        )
+    return Strategy(
+        name,
+        selection,
+        signal if kind == "representation" else None,
+        signal if kind == "score" else None,
+        dict(settings.get(signal, {})),
+        dict(settings.get(selection, {})),
+    )
