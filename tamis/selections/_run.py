@@ -1,0 +1,215 @@
+"""From inputs to an order: checks, budgets in rows or in cost, and budgets shared over groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tamis.core.errors import RequestError
+from tamis.core.method import Method
+from tamis.core.similarity import ArraySimilarity, Similarity
+from tamis.selections._choice import Choice, Request, chosen
+from tamis.selections._order import codes, proportional_turns
+
+Order = Callable[[int], Choice]
+
+
+def request_for(
+    method: Method,
+    scores: Any,
+    *,
+    task_of: Any,
+    sources: Any,
+    vectors: Any,
+    lengths: Any,
+    reference: Any,
+    ids: Any,
+    usable: Any,
+    seed: int,
+    also: dict[str, Any],
+) -> Request:
+    """The checked request. `also` names further (n,) inputs, which must have as many entries as the pool."""
+    given = {"sources": sources, "lengths": lengths, "ids": ids, "usable": usable, "vectors": vectors, **also}
+    similarity = _similarity(scores, usable)
+    n = similarity.n if similarity is not None else _common_length(method, given)
+    for name, value in given.items():
+        if value is not None and len(value) != n:
+            raise RequestError(f"{name} has {len(value)} entries, but the pool has {n} rows")
+    mask = similarity.usable if similarity is not None else _bool_mask(usable, n)
+    numbers, names = (None, []) if sources is None else codes(np.asarray(sources))
+    request = Request(
+        n=n,
+        usable=mask,
+        similarity=similarity,
+        task_of=_task_numbers(task_of, similarity),
+        sources=numbers,
+        source_names=names,
+        lengths=_numbers("lengths", lengths),
+        reference=_positions(reference, n),
+        vectors=None if vectors is None else np.asarray(vectors),
+        ids=None if ids is None else np.asarray(ids),
+        seed=seed,
+    )
+    for need in method.needs:
+        if getattr(request, need, None) is None:
+            raise RequestError(
+                f"{method.name} needs {'scores' if need == 'similarity' else need + '='}; none were given"
+            )
+    return request
+
+
+def _similarity(scores: Any, usable: Any) -> Similarity | None:
+    if scores is None:
+        return None
+    if not isinstance(scores, Similarity):
+        return _with_queries(ArraySimilarity.of(scores, usable))
+    _with_queries(scores)
+    return scores if usable is None else scores.restrict(_bool_mask(usable, scores.n))
+
+
+def _with_queries(similarity: Similarity) -> Similarity:
+    if similarity.m == 0:
+        raise RequestError("scores have no query (shape (0, n)); give at least one query row")
+    return similarity
+
+
+def _common_length(method: Method, given: dict[str, Any]) -> int:
+    for value in given.values():
+        if value is not None:
+            return len(value)
+    raise RequestError(
+        f"{method.name} cannot tell how many rows there are: give scores, {', '.join(given)} or cost"
+    )
+
+
+def _bool_mask(usable: Any, n: int) -> np.ndarray:
+    if usable is None:
+        return np.ones(n, bool)
+    mask = np.asarray(usable)
+    if mask.dtype != bool or mask.shape != (n,):
+        raise RequestError(f"usable must be ({n},) bool, one entry a pool row; got {mask.shape} {mask.dtype}")
+    return mask
+
+
+def _task_numbers(task_of: Any, similarity: Similarity | None) -> np.ndarray | None:
+    if task_of is None or similarity is None:
+        return None
+    if len(task_of) != similarity.m:
+        raise RequestError(f"task_of has {len(task_of)} entries, but there are {similarity.m} queries")
+    return codes(np.asarray(task_of))[0]
+
+
+def _numbers(name: str, values: Any) -> np.ndarray | None:
+    if values is None:
+        return None
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all() or (array < 0).any():
+        raise RequestError(
+            f"{name} must be (n,) finite numbers, none below 0; got {array.shape} {array.dtype}"
+        )
+    return array
+
+
+def _positions(reference: Any, n: int) -> np.ndarray | None:
+    if reference is None:
+        return None
+    array = np.asarray(reference)
+    if (
+        array.ndim != 1
+        or array.dtype.kind not in "iu"
+        or (array.size and not 0 <= array.min() <= array.max() < n)
+    ):
+        raise RequestError(f"reference must be positions from 0 to {n - 1}; got {array.shape} {array.dtype}")
+    return array.astype(np.int64)
+
+
+def order_of(method: Method, request: Request, config: Any, within: Any) -> Order:
+    """k -> the first k rows of the method, or of its runs inside the groups of `within` (n,)."""
+    if within is None:
+        return lambda limit: method.run(request, limit, config)
+    numbers, names = codes(np.asarray(within))
+
+    def grouped(limit: int) -> Choice:
+        sizes = np.bincount(numbers[request.usable], minlength=len(names))
+        turns = proportional_turns(sizes, min(limit, int(sizes.sum())))
+        parts, order = [], np.empty(len(turns), np.int64)
+        offset = 0
+        for group in range(len(names)):
+            slots = np.flatnonzero(turns == group)
+            part = (
+                method.run(request.among(numbers == group), len(slots), config) if len(slots) else chosen([])
+            )
+            if len(part) < len(slots):
+                raise RequestError(
+                    f"{method.name} found {len(part)} rows to choose in group {names[group]!r}, whose share "
+                    f"is {len(slots)}; mark rows without a score as not usable, or lower the budget"
+                )
+            order[slots] = offset + np.arange(len(slots))
+            offset += len(slots)
+            parts.append(part)
+        return _joined(parts).take(order)
+
+    return grouped
+
+
+def _joined(parts: list[Choice]) -> Choice:
+    notes: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.notes.items():
+            notes[name] = notes.get(name, 0) + value
+    return Choice(
+        np.concatenate([part.positions for part in parts]),
+        np.concatenate([part.gain for part in parts]),
+        np.concatenate([part.query for part in parts]),
+        np.concatenate([part.task for part in parts]),
+        notes,
+    )
+
+
+def spend_rows(order: Order, budget: int, usable_rows: int, name: str, allow_underflow: bool) -> Choice:
+    """The first `budget` rows of the order; fewer is an error unless `allow_underflow`."""
+    choice = order(min(budget, usable_rows)) if budget else chosen([])
+    if len(choice) < budget and not allow_underflow:
+        raise RequestError(
+            f"{name} can choose {len(choice)} of the {budget} rows asked for ({usable_rows} rows of the pool "
+            "are usable); lower the budget or allow underflow"
+        )
+    return choice
+
+
+def spend_cost(
+    order: Order, budget: float, cost: np.ndarray, usable: np.ndarray, method: Method, allow_underflow: bool
+) -> Choice:
+    """The longest prefix of the order whose cost is within `budget`: it ends before the first row that does
+    not fit.
+
+    The order is asked for in growing lengths, so a small budget does not sort the whole pool.
+    """
+    if not method.nested:
+        raise RequestError(
+            f"{method.name} gives another order for every budget, so it takes budgets in rows only"
+        )
+    usable_rows = int(usable.sum())
+    typical = float(cost[usable].mean()) if usable_rows else 1.0
+    limit = min(usable_rows, int(1.25 * budget / max(typical, 1e-9)) + 16) if budget > 0 else 0
+    passes = 0
+    while True:
+        choice = order(limit) if limit else chosen([])
+        passes += choice.notes.get("passes", 0)
+        spent = np.cumsum(cost[choice.positions])
+        fits = int(np.searchsorted(spent, budget, side="right"))
+        if fits < len(choice) or limit == usable_rows or len(choice) < limit or budget == 0:
+            break
+        limit = min(usable_rows, 2 * limit)
+    if fits == len(choice) and budget > 0 and (fits == 0 or spent[-1] < budget) and not allow_underflow:
+        raise RequestError(
+            f"{method.name}: all {len(choice)} rows that can be chosen cost {spent[-1] if fits else 0:g}, "
+            f"less than the budget of {budget:g}; lower the budget or allow underflow"
+        )
+    notes = {**choice.notes, "cost": float(spent[fits - 1]) if fits else 0.0}
+    if "passes" in notes:
+        notes["passes"] = passes
+    return replace(choice.take(slice(fits)), notes=notes)
