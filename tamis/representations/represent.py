@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tamis.core import status as statuses
-from tamis.core.errors import RunError
 from tamis.core.method import Method
 from tamis.core.progress import progress
 from tamis.core.shards import Made, make_shards
@@ -97,7 +96,7 @@ def represent(
 
     What is stored already is not made again; an interrupted run goes on at its first missing shard. `role`
     "query" renders rows as queries. `share` (i, n): make only every n-th shard, for several workers on one
-    store; raises RunError when other workers' shards are still missing at the end.
+    store; then the result may still be partial (`.thing.state`).
     """
     from tamis.representations import REPRESENTATIONS
 
@@ -117,13 +116,8 @@ def represent(
     encoder: Encoder = chosen.run(config, context)
     bounds = shard_bounds(len(pool))
     thing = Store(store).open("representation", recipe_of(pool, chosen, config, encoder), len(bounds))
-    if thing.state != "complete" and not _encode_all(
-        Store(store), thing, pool, chosen, encoder, share, quiet
-    ):
-        raise RunError(
-            f"{len(thing.missing())} of {len(bounds)} shards are left to other workers; "
-            "run the same command with their --shard, or without --shard to make them here"
-        )
+    if thing.state != "complete":
+        _encode_all(Store(store), thing, pool, chosen, encoder, share, quiet)
     return Representation(chosen, config, thing, pool.ids, encoder.execution)
 
 
@@ -148,7 +142,7 @@ def _encode_all(
     encoder: Encoder,
     share: tuple[int, int] | None,
     quiet: bool,
-) -> bool:
+) -> None:
     bounds = shard_bounds(len(pool))
     shares = estimated_tokens(pool, encoder, bounds) if not quiet else [0] * len(bounds)
     with progress(sum(shares), "tokens", f"encode {method.name}", quiet) as advance:
@@ -166,7 +160,7 @@ def _encode_all(
             arrays = {**encoded.arrays, "status": encoded.status, "tokens": encoded.tokens}
             return Made(arrays, encoded.reasons, tokens, tokens * encoder.flops_per_token)
 
-        return make_shards(
+        make_shards(
             store,
             thing,
             bounds,

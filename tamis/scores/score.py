@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tamis.core import status as statuses
-from tamis.core.errors import RunError
 from tamis.core.method import Method
 from tamis.core.progress import progress
 from tamis.core.shards import Made, make_shards
@@ -79,7 +78,8 @@ def score(
 ) -> Scores:
     """Score `pool` by a method (a name, or a `Method` of your own) and keep the result in `store`.
 
-    What is stored already is not made again; an interrupted run goes on at its first missing shard.
+    What is stored already is not made again; an interrupted run goes on at its first missing shard. With a
+    `share` (i, n) only every n-th shard is made and the result may still be partial (`.thing.state`).
     """
     from tamis.scores import SCORES
 
@@ -115,9 +115,5 @@ def score(
             return Made(arrays, scored.reasons, int(np.maximum(scored.tokens, 0).sum(dtype=np.int64)))
 
         execution = dict(getattr(scorer, "execution", {}))
-        done = make_shards(
-            Store(store), thing, bounds, make, method=chosen.name, execution=execution, share=share
-        )
-    if not done:
-        raise RunError(f"{len(thing.missing())} of {len(bounds)} shards are left to other workers")
+        make_shards(Store(store), thing, bounds, make, method=chosen.name, execution=execution, share=share)
     return Scores(chosen, config, thing, pool.ids, execution)

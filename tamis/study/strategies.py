@@ -96,7 +96,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def resolve(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None = None) -> list[Strategy]:
-    """Strategies by name, with `settings` over their parameters; every fault is a RequestError before work."""
+    """Strategies by name, with `settings` over their parameters; raises RequestError for every fault."""
     settings = settings or {}
     table = named_strategies()
     found = [_resolve_one(name, table, settings) for name in names]
@@ -135,7 +135,7 @@ def _resolve_one(
     if signal not in REPRESENTATIONS and signal not in SCORES:
         raise unknown_name("signal", signal, [*REPRESENTATIONS, *SCORES])
     kind = "representation" if signal in REPRESENTATIONS else "score"
-    usable = [method.name for method in SELECTIONS.values() if kind in method.needs]
+    usable = [method.name for method in SELECTIONS.values() if "similarity" in method.needs]
     if selection not in usable:
         raise RequestError(
             f"{name}: {selection!r} cannot use the {kind} {signal!r}; these can: {', '.join(usable)}"

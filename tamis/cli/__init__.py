@@ -1,0 +1,231 @@
+"""The command line: one function a verb reads arguments and calls; each verb's work is in its own file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tamis.core.errors import TamisError
+
+app = typer.Typer(
+    name="tamis",
+    help="Which rows of instruction data to train on, and was it worth it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+PoolPaths = Annotated[
+    list[str], typer.Option("--pool", help="File, glob, folder or hub id org/name:split[:n]; repeatable.")
+]
+Maps = Annotated[
+    list[str] | None,
+    typer.Option("--map", help="field=column,… or a mapping file, for rows of an unknown shape; repeatable."),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Go on without rows that cannot be read; write them aside.")
+]
+StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of stored things.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
+Model = Annotated[str | None, typer.Option("--model", help="Causal language model: folder or hub id.")]
+Template = Annotated[
+    str, typer.Option("--template", help="auto, none, tulu, alpaca, chatml or a Jinja file.")
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Longer rows are truncated, and counted.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto (the model's own), float32, bfloat16 or float16.")]
+BatchTokens = Annotated[
+    int | None, typer.Option("--batch-tokens", help="Tokens of one batch; changes memory, not results.")
+]
+RemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that the model's repository brings.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="method.parameter=value, for any method used; repeatable.")
+]
+
+
+@app.command(epilog="Example: tamis demo --out demo-out")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the laboratory and its selections.")] = Path(
+        "demo-out"
+    ),
+    rows: Annotated[int, typer.Option(help="Rows of the laboratory's pool.")] = 4000,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Select on the built-in laboratory with several strategies and show what each found of the truth."""
+    from tamis.cli.demo import run
+
+    run(out, rows, seed, quiet, as_json)
+
+
+@app.command(epilog="Example: tamis methods round-robin")
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method or strategy; all when left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the table of methods and strategies, or one card in full."""
+    from tamis.cli.methods import run
+
+    run(name, as_json)
+
+
+@app.command(epilog="Example: tamis inspect data/*.jsonl --row 3f2a --model path/to/model")
+def inspect(
+    pool: Annotated[list[str], typer.Argument(help="Files, globs, folders or hub ids.")],
+    maps: Maps = None,
+    row: Annotated[
+        str | None, typer.Option("--row", help="Id (or its beginning) or number of a row.")
+    ] = None,
+    model: Model = None,
+    template: Template = "auto",
+    max_tokens: MaxTokens = 2048,
+    skip_bad_rows: SkipBad = False,
+    store: StoreFolder = Path(".tamis"),
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    remote_code: RemoteCode = False,
+) -> None:
+    """Show what a pool holds; with --row, one row as the model is trained on it, its loss mask in colour."""
+    from tamis.cli.inspect import Given, run
+
+    run(
+        Given(pool, maps, row, model, template, max_tokens, skip_bad_rows, store, quiet, as_json, remote_code)
+    )
+
+
+@app.command(
+    epilog="Example: tamis select --pool 'data/*.jsonl' --query gsm8k=examples.jsonl "
+    "--strategy ngrams/round-robin --budget 500 --out chosen"
+)
+def select(
+    pool: PoolPaths,
+    strategy: Annotated[list[str], typer.Option(help="Name, or signal/selection; comma list; repeatable.")],
+    budget: Annotated[
+        list[str], typer.Option(help="Rows (500), share (5%) or tokens (200000tok); repeatable.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the chosen rows and the manifest.")],
+    query: Annotated[
+        list[str] | None, typer.Option(help="NAME=PATH of a target's examples; repeatable.")
+    ] = None,
+    maps: Maps = None,
+    model: Model = None,
+    template: Template = "auto",
+    max_tokens: MaxTokens = 2048,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_tokens: BatchTokens = None,
+    remote_code: RemoteCode = False,
+    settings: Settings = None,
+    within: Annotated[str | None, typer.Option(help="'source': share the budget over sources.")] = None,
+    seed: Seed = 0,
+    skip_bad_rows: SkipBad = False,
+    allow_underflow: Annotated[bool, typer.Option("--allow-underflow", help="Accept fewer rows.")] = False,
+    max_unscored: Annotated[float, typer.Option(help="Largest share of failed rows to go on with.")] = 0.01,
+    store: StoreFolder = Path(".tamis"),
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the rows to train on, by one strategy or several."""
+    from tamis.cli.select import Given, run
+    from tamis.study.signals import Settings as Options
+
+    options = Options(
+        store, model, template, max_tokens, dtype, device, remote_code, batch_tokens, max_unscored, quiet
+    )
+    run(
+        Given(
+            pool,
+            strategy,
+            budget,
+            out,
+            query or [],
+            maps,
+            settings or [],
+            within,
+            seed,
+            skip_bad_rows,
+            allow_underflow,
+            as_json,
+        ),
+        options,
+    )
+
+
+@app.command(epilog="Example: tamis represent rds --pool data.jsonl --model path/to/model --shard 2/8")
+def represent(
+    method: Annotated[str, typer.Argument(help="A representation: see `tamis methods`.")],
+    pool: PoolPaths,
+    maps: Maps = None,
+    model: Model = None,
+    template: Template = "auto",
+    max_tokens: MaxTokens = 2048,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_tokens: BatchTokens = None,
+    remote_code: RemoteCode = False,
+    settings: Settings = None,
+    role: Annotated[str, typer.Option(help="'pool' or 'query': how the rows are rendered.")] = "pool",
+    shard: Annotated[str | None, typer.Option(help="i/n: this worker's share; any number may run.")] = None,
+    skip_bad_rows: SkipBad = False,
+    store: StoreFolder = Path(".tamis"),
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make one representation of a pool, alone or beside other workers."""
+    from tamis.cli.represent import run
+    from tamis.study.signals import Settings as Options
+
+    options = Options(
+        store, model, template, max_tokens, dtype, device, remote_code, batch_tokens, 1.0, quiet
+    )
+    run(method, pool, maps, skip_bad_rows, settings or [], role, shard, options, as_json)
+
+
+@app.command(epilog="Example: tamis export chosen/rds-round-robin/500/seed0 --to alpaca --out subset.json")
+def export(
+    subset: Annotated[Path, typer.Argument(help="Folder of a subset, as `select` wrote it.")],
+    to: Annotated[str, typer.Option(help="original, messages, alpaca, sharegpt, parquet, hf or ids.")],
+    out: Annotated[Path, typer.Option(help="File (for hf: folder) to write.")],
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a subset in the format of a trainer."""
+    from tamis.cli.export import run
+
+    run(subset, to, out, quiet, as_json)
+
+
+@app.command(epilog="Example: tamis doctor --model path/to/model")
+def doctor(
+    model: Model = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    store: StoreFolder = Path(".tamis"),
+    as_json: AsJson = False,
+    remote_code: RemoteCode = False,
+) -> None:
+    """Check this machine, the optional packages, a store, and whether batching changes a model's vectors."""
+    from tamis.cli.doctor import run
+
+    run(model, device, dtype, store, as_json, remote_code)
+
+
+def main() -> None:
+    """Run the command line; errors of tamis become one message on stderr and their exit code."""
+    try:
+        app()
+    except TamisError as error:
+        print(f"tamis: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("tamis: interrupted; the same command continues", file=sys.stderr)
+        raise SystemExit(4) from None

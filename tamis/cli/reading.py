@@ -1,0 +1,70 @@
+"""What several verbs share: reading pools and queries as the command line names them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tamis.core.errors import RequestError
+
+if TYPE_CHECKING:
+    from tamis.pools.pool import Pool
+
+
+def mapping_of(maps: Sequence[str] | None) -> Any:
+    """`--map` texts → what `read_pool` takes: None, or the texts."""
+    return list(maps) if maps else None
+
+
+def read(
+    paths: Sequence[str],
+    maps: Sequence[str] | None,
+    store: Path,
+    *,
+    skip_bad_rows: bool = False,
+    rejected: Path | None = None,
+    quiet: bool = True,
+) -> Pool:
+    """Read a pool and say what was left out of it."""
+    from tamis.pools.read import read_pool
+
+    pool = read_pool(
+        list(paths),
+        map=mapping_of(maps),
+        skip_bad_rows=skip_bad_rows,
+        store=store,
+        rejected=rejected,
+        quiet=quiet,
+    )
+    if not quiet:
+        rows = sum(report.rows for report in pool.files)
+        bad = sum(report.bad_rows for report in pool.files)
+        merged = rows - bad - len(pool)
+        print(
+            f"pool: {rows:,} rows in {len(pool.files)} files; {bad:,} bad, {merged:,} exact duplicates "
+            f"merged, {len(pool):,} to choose from",
+            file=sys.stderr,
+        )
+    return pool
+
+
+def named_paths(texts: Sequence[str]) -> dict[str, str]:
+    """`NAME=PATH` texts → {name: path}; a bare path is named by its stem."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals:
+            name, path = Path(text).name.split(".")[0], text
+        if not name or not path:
+            raise RequestError(f"--query {text!r}: expected NAME=PATH")
+        if name in found:
+            raise RequestError(f"--query: the task {name!r} is given twice ({found[name]} and {path})")
+        found[name] = path
+    return found
+
+
+def split_names(texts: Sequence[str]) -> list[str]:
+    """Repeated and comma-separated names as one list."""
+    return [name.strip() for text in texts for name in text.split(",") if name.strip()]

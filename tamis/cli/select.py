@@ -1,0 +1,63 @@
+"""`tamis select`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tamis.cli.reading import named_paths, read, split_names
+
+if TYPE_CHECKING:
+    from tamis.study.signals import Settings
+
+
+@dataclass(frozen=True)
+class Given:
+    """Arguments as given."""
+
+    pool: Sequence[str]
+    strategy: Sequence[str]
+    budget: Sequence[str]
+    out: Path
+    query: Sequence[str]
+    maps: Sequence[str] | None
+    settings: Sequence[str]
+    within: str | None
+    seed: int
+    skip_bad_rows: bool
+    allow_underflow: bool
+    as_json: bool
+
+
+def run(given: Given, options: Settings) -> None:
+    """Check everything that can be checked, read, select, write, and show the facts."""
+    from tamis.study.budget import parse_budget
+    from tamis.study.select import Request
+    from tamis.study.select import run as select
+    from tamis.study.strategies import parse_settings, resolve
+
+    strategies = resolve(split_names(given.strategy), parse_settings(given.settings))
+    budgets = [parse_budget(text) for text in split_names(given.budget)]
+    paths = named_paths(given.query)
+    rejected = given.out / "rejected.jsonl"
+    pool = read(
+        given.pool,
+        given.maps,
+        options.store,
+        skip_bad_rows=given.skip_bad_rows,
+        rejected=rejected,
+        quiet=options.quiet,
+    )
+    queries = {name: read([path], given.maps, options.store) for name, path in paths.items()}
+    request = Request(strategies, budgets, queries, given.seed, given.within, given.allow_underflow, options)
+    subsets = select(pool, request, given.out)
+    if given.as_json:
+        manifest = (given.out / "manifest.json").read_text(encoding="utf-8")
+        print(json.dumps(json.loads(manifest), ensure_ascii=False))
+    elif not options.quiet:
+        from tamis.cli.tables import show_subsets
+
+        show_subsets(subsets, given.out)

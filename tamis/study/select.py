@@ -1,0 +1,270 @@
+"""Select: signals as needed, then selections, then the files of design §5 and the facts about each subset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tamis.core.digest import digest
+from tamis.core.errors import RequestError
+from tamis.study.budget import Budget, parse_budget
+from tamis.study.manifest import begin_manifest, finish_manifest
+from tamis.study.signals import Settings, Signal, signal_of
+from tamis.study.strategies import Strategy, resolve
+from tamis.study.subset import NO_TOKENS, Subset
+from tamis.study.summary import summarise
+
+if TYPE_CHECKING:
+    from tamis.pools.pool import Pool
+
+LENGTH_MATCHED = "random-length-matched"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of `select`, checked as far as it can be without reading rows."""
+
+    strategies: Sequence[Strategy]
+    budgets: Sequence[Budget]
+    queries: Mapping[str, Pool] = field(default_factory=dict)
+    seed: int = 0
+    within: str | None = None
+    allow_underflow: bool = False
+    settings: Settings = field(default_factory=Settings)
+
+    def check(self, pool: Pool) -> None:
+        """Raise RequestError for what cannot work, before any signal is made."""
+        if not self.strategies or not self.budgets:
+            raise RequestError("give at least one strategy and one budget")
+        if self.within not in (None, "source"):
+            raise RequestError(f"--within {self.within!r}: expected 'source'")
+        for strategy in self.strategies:
+            if strategy.needs_query and not self.queries:
+                raise RequestError(
+                    f"{strategy.name} compares rows with a target: give --query NAME=PATH, "
+                    "a few examples of what the trained model should do (never the test set)"
+                )
+            if strategy.needs_model and self.settings.model is None:
+                raise RequestError(f"{strategy.name} needs --model PATH_OR_ID")
+        if any(budget.unit == "tokens" for budget in self.budgets) and self.settings.model is None:
+            raise RequestError(
+                "a token budget counts rendered tokens: give --model PATH_OR_ID for its tokenizer"
+            )
+        if any(strategy.name == LENGTH_MATCHED for strategy in self.strategies):
+            _reference(self.strategies)
+        for name, query in self.queries.items():
+            if not len(query):
+                raise RequestError(f"query {name!r} has no rows")
+        for budget in self.budgets:
+            if budget.unit != "tokens" and budget.rows_of(len(pool)) < 1:
+                raise RequestError(f"budget {budget.folder}: less than one of {len(pool)} rows")
+
+    def recipe(self, pool: Pool) -> dict[str, Any]:
+        """Everything that determines the subsets."""
+        settings = self.settings
+        found: dict[str, Any] = {
+            "pool": pool.digest,
+            "queries": {name: query.digest for name, query in self.queries.items()},
+            "strategies": [strategy.recipe() for strategy in self.strategies],
+            "budgets": [budget.folder for budget in self.budgets],
+            "seed": self.seed,
+            "within": self.within,
+            "allow_underflow": self.allow_underflow,
+        }
+        if settings.model is not None:
+            from tamis.models.lm import fingerprint
+
+            found["model"] = {
+                "name": str(settings.model),
+                "fingerprint": fingerprint(settings.model),
+                "template": settings.template,
+                "max_tokens": settings.max_tokens,
+                "dtype": settings.dtype,
+            }
+        return found
+
+
+def select(
+    pool: Pool,
+    *,
+    strategy: str | Sequence[str],
+    budget: int | str | Sequence[int | str],
+    query: Mapping[str, Any] | None = None,
+    map: Any = None,
+    out: str | Path | None = None,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    within: str | None = None,
+    allow_underflow: bool = False,
+    **settings: Any,
+) -> Any:
+    """Choose rows of `pool`; a `Subset`, or a list of them when several strategies or budgets are given.
+
+    `query`: {task: path or Pool}. `parameters`: {method: {parameter: value}}. `settings`: fields of
+    `Settings` (store, model, template, max_tokens, dtype, device, …). With `out` its files are written.
+    """
+    from tamis.pools.pool import Pool
+    from tamis.pools.read import read_pool
+
+    options = Settings(**{**settings, "store": Path(settings.get("store", ".tamis"))})
+    queries = {
+        name: given if isinstance(given, Pool) else read_pool([given], map=map, store=options.store)
+        for name, given in (query or {}).items()
+    }
+    names = [strategy] if isinstance(strategy, str) else list(strategy)
+    budgets = [budget] if isinstance(budget, (int, str)) else list(budget)
+    request = Request(
+        resolve(names, parameters),
+        [parse_budget(text) for text in budgets],
+        queries,
+        seed,
+        within,
+        allow_underflow,
+        options,
+    )
+    subsets = run(pool, request, Path(out) if out is not None else None)
+    single = isinstance(strategy, str) and isinstance(budget, (int, str))
+    return subsets[0] if single else subsets
+
+
+def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
+    """Make every subset of a request, write it below `out` when given, and return them in order."""
+    request.check(pool)
+    recipe = request.recipe(pool)
+    name = digest(recipe)
+    if out is not None:
+        begin_manifest(out, name, recipe)
+    tokens = rendered_tokens(pool, request.settings) if request.settings.model is not None else None
+    subsets: list[Subset] = []
+    signals: dict[str, Signal] = {}
+    for strategy in _in_order(request.strategies):
+        signal = signal_of(strategy, pool, request.queries, request.settings)
+        signals[strategy.name] = signal
+        subsets += _choose(pool, request, strategy, signal, tokens, subsets, out)
+    order = {strategy.name: i for i, strategy in enumerate(request.strategies)}
+    subsets.sort(key=lambda subset: order[subset.strategy.name])
+    if out is not None:
+        for subset in subsets:
+            subset.write(out)
+        finish_manifest(out, name, recipe, pool, request, signals, subsets)
+    return subsets
+
+
+def rendered_tokens(pool: Pool, settings: Settings) -> np.ndarray:
+    """Rendered tokens (n,) int32 of the pool rows after truncation, by the model's tokenizer and template."""
+    from tamis.scores.score import score
+
+    return score(pool, "length", **settings.common()).tokens
+
+
+def _in_order(strategies: Sequence[Strategy]) -> list[Strategy]:
+    """Strategies with the length-matched control last: it needs the subset that it matches."""
+    return sorted(strategies, key=lambda strategy: strategy.name == LENGTH_MATCHED)
+
+
+def _reference(strategies: Sequence[Strategy]) -> Strategy:
+    for strategy in strategies:
+        if strategy.signal is not None:
+            return strategy
+    raise RequestError(
+        f"{LENGTH_MATCHED} is the control of another strategy: name that one first, "
+        f"for example --strategy rds/round-robin,{LENGTH_MATCHED}"
+    )
+
+
+def _choose(
+    pool: Pool,
+    request: Request,
+    strategy: Strategy,
+    signal: Signal,
+    tokens: np.ndarray | None,
+    made: Sequence[Subset],
+    out: Path | None,
+) -> list[Subset]:
+    """All budgets of one strategy; of one order, so that those of one unit are nested prefixes."""
+    from tamis.selections import choose_ranked
+
+    found: list[Subset] = []
+    for budget in request.budgets:
+        limit = int(budget.amount) if budget.unit == "tokens" else budget.rows_of(len(pool))
+        inputs = _inputs(pool, request, strategy, signal, tokens, made, budget)
+        choice = choose_ranked(
+            strategy.selection,
+            signal.source,
+            limit,
+            cost=tokens if budget.unit == "tokens" else None,
+            seed=request.seed,
+            allow_underflow=request.allow_underflow,
+            usable=signal.usable,
+            **inputs,
+            **strategy.selection_parameters,
+        )
+        found.append(_subset(pool, request, strategy, budget, signal, choice, tokens, out))
+    return found
+
+
+def _inputs(
+    pool: Pool,
+    request: Request,
+    strategy: Strategy,
+    signal: Signal,
+    tokens: np.ndarray | None,
+    made: Sequence[Subset],
+    budget: Budget,
+) -> dict[str, Any]:
+    """What the selection needs besides the signal, by the words of its card."""
+    needs = strategy.methods()[-1].needs
+    inputs: dict[str, Any] = {}
+    if len(signal.tasks) > 1:
+        inputs["task_of"] = signal.task_of
+    if "sources" in needs:
+        inputs["sources"] = pool.sources
+    if "ids" in needs or strategy.score is not None:
+        inputs["ids"] = pool.ids
+    if request.within is not None:
+        inputs["within"] = np.asarray(pool.source_codes)
+    if "lengths" in needs:
+        inputs["lengths"] = tokens if tokens is not None else np.asarray(pool.chars)
+        reference = _reference(request.strategies)
+        inputs["reference"] = next(
+            subset.positions for subset in made if subset.strategy is reference and subset.budget == budget
+        )
+    return inputs
+
+
+def _subset(
+    pool: Pool,
+    request: Request,
+    strategy: Strategy,
+    budget: Budget,
+    signal: Signal,
+    choice: Any,
+    tokens: np.ndarray | None,
+    out: Path | None,
+) -> Subset:
+    rows = len(choice.positions)
+    by_query = choice.query >= 0
+    task = np.full(rows, "", dtype=object)
+    query = np.full(rows, -1, np.int32)
+    if signal.task_of is not None and signal.query_row is not None:
+        names = np.array(signal.tasks, dtype=object)
+        task[by_query] = names[signal.task_of[choice.query[by_query]]]
+        query[by_query] = signal.query_row[choice.query[by_query]]
+        only_task = ~by_query & (choice.task >= 0)
+        task[only_task] = names[choice.task[only_task]]
+    sizes = {name: len(asked) for name, asked in request.queries.items()} if signal.tasks else {}
+    facts = summarise(pool, choice.positions, choice.gain, task, query, tokens, sizes)
+    facts["status"] = signal.status
+    facts["notes"] = json.loads(json.dumps(choice.notes))
+    chosen = np.full(rows, NO_TOKENS, np.int32) if tokens is None else tokens[choice.positions]
+    subset = Subset(
+        strategy, budget, request.seed, pool, choice.positions, choice.gain, task, query, chosen, facts
+    )
+    if out is None:
+        return subset
+    return Subset(**{**vars(subset), "folder": out / subset.relative})

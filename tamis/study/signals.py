@@ -1,0 +1,123 @@
+"""What a strategy's selection works on: similarities to the query rows, or scores, with statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tamis.core import status as statuses
+from tamis.core.errors import RequestError, RunError
+from tamis.representations import Representation, represent
+from tamis.representations.represent import shard_arrays
+from tamis.scores.score import score
+from tamis.study.strategies import Strategy
+
+if TYPE_CHECKING:
+    from tamis.pools.pool import Pool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything but the strategy that a signal depends on, and how it runs here."""
+
+    store: Path = Path(".tamis")
+    model: str | None = None
+    template: str = "auto"
+    max_tokens: int = 2048
+    dtype: str = "auto"
+    device: str = "auto"
+    remote_code: bool = False
+    batch_tokens: int | None = None
+    max_unscored: float = 0.01
+    quiet: bool = True
+
+    def common(self) -> dict[str, Any]:
+        """Keyword arguments of `represent` and `score`."""
+        names = ("model", "template", "max_tokens", "dtype", "device", "remote_code", "batch_tokens", "quiet")
+        return {"store": self.store, **{name: getattr(self, name) for name in names}}
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Input of a selection. `source` is a Similarity (m, n), a score (n,), or None for random draws."""
+
+    source: Any
+    usable: np.ndarray  # (n,) bool
+    status: dict[str, int]
+    task_of: np.ndarray | None = None  # (m,) int: task of each query row
+    query_row: np.ndarray | None = None  # (m,) int32: its row in the task's query set
+    tasks: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    execution: Mapping[str, Any] = field(default_factory=dict)
+
+
+def signal_of(strategy: Strategy, pool: Pool, queries: Mapping[str, Pool], settings: Settings) -> Signal:
+    """The signal of `strategy` for `pool`: made, or read from the store."""
+    if strategy.representation is not None:
+        return _similarity(strategy, strategy.representation, pool, queries, settings)
+    if strategy.score is not None:
+        scores = score(pool, strategy.score, parameters=strategy.signal_parameters, **settings.common())
+        _check_unscored(strategy, scores.codes, settings)
+        usable = statuses.scored(scores.codes)
+        counts = statuses.counts(scores.codes)
+        return Signal(scores.values, usable, counts, digests=(scores.digest,), execution=scores.execution)
+    return Signal(None, np.ones(len(pool), bool), {"ok": len(pool)})
+
+
+def _similarity(
+    strategy: Strategy, name: str, pool: Pool, queries: Mapping[str, Pool], settings: Settings
+) -> Signal:
+    common: dict[str, Any] = {"parameters": strategy.signal_parameters, **settings.common()}
+    asked = [represent(query, name, role="query", **common) for query in queries.values()]
+    for (task, query), encoded in zip(queries.items(), asked, strict=True):
+        _check_query(task, query, encoded)
+    rows = represent(pool, name, **common)
+    _check_unscored(strategy, rows.codes, settings)
+    usable = statuses.scored(rows.codes)
+    sizes = [len(encoded) for encoded in asked]
+    return Signal(
+        compared(asked, rows, usable),
+        usable,
+        statuses.counts(rows.codes),
+        np.repeat(np.arange(len(sizes)), sizes),
+        np.concatenate([np.arange(size, dtype=np.int32) for size in sizes]),
+        tuple(queries),
+        (rows.digest, *(encoded.digest for encoded in asked)),
+        rows.execution,
+    )
+
+
+def compared(queries: list[Representation], rows: Representation, usable: np.ndarray) -> Any:
+    """Streamed similarity (m, n) of the query rows and the pool rows of one representation."""
+    arrays = [shard for query in queries for shard in shard_arrays(query.thing)]
+    if rows.method.compare is not None:
+        return rows.method.compare(arrays, shard_arrays(rows.thing), rows.config, usable)
+    from tamis.selections import FeatureSimilarity
+
+    vectors = np.concatenate([shard["vectors"] for shard in arrays]).astype(np.float32)
+    return FeatureSimilarity(vectors, rows.thing.arrays("vectors"), usable=usable)
+
+
+def _check_query(task: str, query: Pool, encoded: Representation) -> None:
+    """Every query row must have a vector: a target with a hole is not the target that was asked for."""
+    unscored = np.flatnonzero(~statuses.scored(encoded.codes))
+    if len(unscored):
+        row = query.row(int(unscored[0]))
+        raise RequestError(
+            f"query {task!r}: {len(unscored)} of {len(query)} rows have no {encoded.method.name} vector, "
+            f"first {row.file}:{row.line} ({encoded.status[unscored[0]]}); mend or remove these rows"
+        )
+
+
+def _check_unscored(strategy: Strategy, codes: np.ndarray, settings: Settings) -> None:
+    broken = int(statuses.broken(codes).sum())
+    if len(codes) and broken / len(codes) > settings.max_unscored:
+        raise RunError(
+            f"{strategy.name}: {broken} of {len(codes)} rows failed or are not finite "
+            f"({statuses.counts(codes)}), more than --max-unscored {settings.max_unscored:g}; "
+            "look at their reasons in the store, or allow more"
+        )

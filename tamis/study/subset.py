@@ -1,0 +1,78 @@
+"""A subset: chosen rows in order, with why each was chosen; and the files it is written to (design §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tamis.core.files import replacing
+from tamis.study.budget import Budget
+from tamis.study.strategies import Strategy
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tamis.pools.pool import Pool
+
+NO_TOKENS = -1
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Chosen rows of one pool, in order of choice; arrays are (k,)."""
+
+    strategy: Strategy
+    budget: Budget
+    seed: int
+    pool: Pool
+    positions: np.ndarray  # int64 row of the pool
+    score: np.ndarray  # float32 gain at the moment of choice, higher is better
+    task: np.ndarray  # object: name of the task, "" if none
+    query: np.ndarray  # int32 row of the task's query set that chose it, −1 if none
+    tokens: np.ndarray  # int32 rendered tokens after truncation, −1 where nothing was rendered
+    facts: Mapping[str, Any]  # counts, shares, lengths, warnings: see summary.py
+    folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Ids (k,) in order of choice."""
+        return self.pool.ids[self.positions]
+
+    @property
+    def relative(self) -> Path:
+        """Folder below OUT: strategy, budget, seed."""
+        return Path(self.strategy.folder, self.budget.folder, f"seed{self.seed}")
+
+    def table(self) -> pa.Table:
+        """The columns of `selection.parquet` (design §5)."""
+        import pyarrow as pa
+
+        columns = {
+            "rank": pa.array(np.arange(len(self), dtype=np.int32)),
+            "id": pa.array(self.ids.tolist(), pa.string()),
+            "row": pa.array(self.positions.astype(np.int64)),
+            "source": pa.array(self.pool.sources[self.positions].tolist(), pa.string()),
+            "score": pa.array(self.score.astype(np.float32)),
+            "task": pa.array(self.task.tolist(), pa.string()),
+            "query": pa.array(self.query.astype(np.int32)),
+            "tokens": pa.array(self.tokens.astype(np.int32)),
+        }
+        return pa.table(columns)
+
+    def write(self, out: Path) -> None:
+        """Write `selection.parquet` and `subset.jsonl` (original rows in rank order) below `out`."""
+        import pyarrow.parquet as pq
+
+        folder = out / self.relative
+        with replacing(folder / "selection.parquet") as temporary:
+            pq.write_table(self.table(), temporary, compression="zstd")
+        with replacing(folder / "subset.jsonl") as temporary, open(temporary, "wb") as file:
+            for original in self.pool.originals(self.positions):
+                file.write(original.rstrip(b"\r\n") + b"\n")
