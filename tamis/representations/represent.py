@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,18 +115,18 @@ def represent(
     )
     encoder: Encoder = chosen.run(config, context)
     bounds = shard_bounds(len(pool))
-    thing = Store(store).open("representation", recipe_of(pool, chosen, config, encoder), len(bounds))
+    thing = Store(store).open("representation", recipe_of(pool, chosen, encoder), len(bounds))
     if thing.state != "complete":
         _encode_all(Store(store), thing, pool, chosen, encoder, share, quiet)
     return Representation(chosen, config, thing, pool.ids, encoder.execution)
 
 
-def recipe_of(pool: Pool, method: Method, config: Any, encoder: Encoder) -> dict[str, Any]:
-    """Everything that determines a stored representation."""
+def recipe_of(pool: Pool, method: Method, encoder: Encoder) -> dict[str, Any]:
+    """Everything that determines a stored representation; parameters that only matter when rows are compared
+    (weights of n-grams) are not in it, so that they share the stored counts."""
     return {
         "method": method.name,
         "version": method.version,
-        "parameters": asdict(config),
         "encoder": dict(encoder.recipe),
         "pool": pool.digest,
         "rows": len(pool),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,6 @@ def score(
     recipe = {
         "method": chosen.name,
         "version": chosen.version,
-        "parameters": asdict(config),
         "scorer": dict(scorer.recipe),
         "pool": pool.digest,
         "rows": len(pool),
