@@ -43,10 +43,9 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
 }
-_TOKENIZER_ROWS = 20_000
 
 
-def train_tokenizer(seed: int, entries: int = 1024) -> Any:
+def train_tokenizer(seed: int, entries: int = 1024, rows: int = 20_000) -> Any:
     """A byte-level BPE of at most `entries` entries; every digit is a token of its own."""
     tokenizers, transformers = need("tokenizers", extra="lm"), need("transformers", extra="lm")
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -60,7 +59,7 @@ def train_tokenizer(seed: int, entries: int = 1024) -> Any:
         show_progress=False,
     )
     bpe.train_from_iterator(
-        (turn["content"] for messages in corpus(_TOKENIZER_ROWS, seed) for turn in messages), trainer
+        (turn["content"] for messages in corpus(rows, seed) for turn in messages), trainer
     )
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=bpe,
@@ -87,7 +86,7 @@ def encode(
 
 
 def batches(tokenizer: Any, seed: int, batch_tokens: int, prompt_weight: float) -> Iterator[tuple[Any, Any]]:
-    """Endless batches of fresh rows: ids (b, t) int64 padded on the right, and target weights (b, t) float32."""
+    """Endless batches of fresh rows: ids (b, t) int64 padded on the right, target weights (b, t) float32."""
     torch = need("torch", extra="lm")
     for round_seed in range(seed + 1, CORPUS_SEEDS.stop):
         rng = Random(round_seed)
@@ -125,7 +124,7 @@ def new_model(tokenizer: Any, seed: int) -> Any:
 
 
 def train(model: Any, tokenizer: Any, settings: argparse.Namespace) -> dict[str, Any]:
-    """AdamW under a cosine that ends when the minutes do; returns steps, tokens and the loss along the way."""
+    """AdamW under a cosine that ends when the minutes do; returns steps, tokens and losses along the way."""
     torch = need("torch", extra="lm")
     matrices = [p for p in model.parameters() if p.dim() == 2]
     rest = [p for p in model.parameters() if p.dim() != 2]
@@ -193,7 +192,8 @@ def exact_match(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> float
     """Share of rows, 0 to 1, whose greedy answer is the right one to the letter."""
     written = answers(model, tokenizer, rows)
     right = [row["messages"][-1]["content"] for row in rows]
-    return sum(a == b for a, b in zip(written, right, strict=True)) / len(rows)
+    hits: int = sum(a == b for a, b in zip(written, right, strict=True))
+    return hits / len(rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
