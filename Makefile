@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint table clean
 
 demo: $(READY)
 	$(BIN)/tamis demo
@@ -21,6 +21,9 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	touch $(READY)
+
+table: $(READY)
+	$(BIN)/python -m tamis.cli.methods README.md
 
 clean:
 	rm -rf $(VENV) .tamis demo-out

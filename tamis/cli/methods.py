@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -10,6 +12,9 @@ from rich.text import Text
 from tamis.cli.tables import console, table
 from tamis.core.errors import unknown_name
 from tamis.core.method import CARD_FIELDS, Method
+
+
+TABLE_BEGIN, TABLE_END = "<!-- methods: made by `make table` -->\n", "<!-- /methods -->"
 
 
 def families() -> dict[str, list[Method]]:
@@ -88,3 +93,25 @@ def _card(family: str, method: Method) -> None:
         screen.print(Text.assemble((f"{field}. ", "bold"), card.get(field, "")))
     for parameter, default in vars(method.config()).items():
         screen.print(Text(f"--set {method.name}.{parameter}={default}"))
+
+
+def markdown_table() -> str:
+    """The methods as the README shows them; a test holds the README to it."""
+    lines = ["| method | what it does | paper | needs |", "|---|---|---|---|"]
+    for family, methods in families().items():
+        for method in methods:
+            needs = ", ".join(method.needs) or "-"
+            paper = method.card["Paper"].rstrip(".")
+            lines.append(f"| `{method.name}` ({family}) | {method.summary} | {paper} | {needs} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_table(readme: Path) -> None:
+    """Replace the table between the marks of `readme`."""
+    head, rest = readme.read_text(encoding="utf-8").split(TABLE_BEGIN)
+    tail = rest.split(TABLE_END)[1]
+    readme.write_text(f"{head}{TABLE_BEGIN}{markdown_table()}{TABLE_END}{tail}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_table(Path(sys.argv[1]))
