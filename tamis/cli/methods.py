@@ -13,7 +13,6 @@ from tamis.cli.tables import console, table
 from tamis.core.errors import unknown_name
 from tamis.core.method import CARD_FIELDS, Method
 
-
 TABLE_BEGIN, TABLE_END = "<!-- methods: made by `make table` -->\n", "<!-- /methods -->"
 
 

@@ -34,7 +34,7 @@ class Finding:
 
     @property
     def share(self) -> float:
-        """Share of the skill's rows that were found, which is also the share of chosen rows that are right."""
+        """Share of the skill's rows that were found; equal to the share of chosen rows that are right."""
         return self.right_rows / self.budget_rows
 
 

@@ -74,7 +74,10 @@ def finish_manifest(
             for task, query in request.queries.items()
         },
         "subsets": [_entry(subset, out, used[subset.strategy.name]) for subset in subsets],
-        "execution": {strategy: dict(signal.execution) for strategy, signal in signals.items()},
+        "execution": {
+            "pool": str(Path(pool.path).resolve()),
+            "signals": {strategy: dict(signal.execution) for strategy, signal in signals.items()},
+        },
         "ledger": spent,
     }
     write_json(out / "manifest.json", manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tamis.core.errors import RequestError
 from tamis.core.files import replacing
 from tamis.study.budget import Budget
 from tamis.study.strategies import Strategy
@@ -76,3 +78,33 @@ class Subset:
         with replacing(folder / "subset.jsonl") as temporary, open(temporary, "wb") as file:
             for original in self.pool.originals(self.positions):
                 file.write(original.rstrip(b"\r\n") + b"\n")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A subset as it was written: its pool, positions in order of choice, and the other columns by name."""
+
+    pool: Pool
+    positions: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+def read_chosen(folder: Path) -> Chosen:
+    """Read back a folder that `Subset.write` wrote; its pool must still be in the store."""
+    import pyarrow.parquet as pq
+
+    from tamis.pools.pool import Pool
+
+    path, manifest = folder / "selection.parquet", folder.parents[2] / "manifest.json"
+    for needed in (path, manifest):
+        if not needed.exists():
+            raise RequestError(
+                f"{folder} is not a subset: {needed} is missing; "
+                "give a folder such as OUT/rds-round-robin/500/seed0"
+            )
+    pool_folder = Path(json.loads(manifest.read_text(encoding="utf-8"))["execution"]["pool"])
+    if not (pool_folder / "meta.json").exists():
+        raise RequestError(f"the pool of {folder} is no longer at {pool_folder}; run the selection again")
+    table = pq.read_table(path)
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    return Chosen(Pool(pool_folder), columns.pop("row"), columns)
