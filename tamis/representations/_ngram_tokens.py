@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 TOKENS = ("words", "dsir")
-
-_RUNS = re.compile(r"\w+|[^\w\s]+")
 
 # Scripts whose runs between spaces are not words: no spaces are written, or (Hangul) particles are joined on.
 _BY_CHARACTER = (
@@ -25,44 +24,57 @@ _BY_CHARACTER = (
     (0xA9E0, 0xA9FF),  # Burmese
     (0xAA60, 0xAA7F),
     (0xAC00, 0xD7A3),  # Hangul
-    (0xF900, 0xFAFF),
+    (0xF900, 0xFAFF),  # Han
     (0xFF66, 0xFF9F),  # halfwidth Katakana
-    (0x1B000, 0x1B16F),
-    (0x20000, 0x323AF),
+    (0x1B000, 0x1B16F),  # Kana
+    (0x20000, 0x323AF),  # Han
 )
-_MARKS_UNTIL = 0x1F000
-_SELECTORS = range(0xE0100, 0xE01F0)
+_WORD_CATEGORIES = frozenset(("Lu", "Ll", "Lt", "Lm", "Lo", "Nl", "Nd", "Pc", "Mn", "Mc", "Me"))
+# What unicodedata cannot say: joiners, and the enclosed letters (symbols that have the property Alphabetic).
+_MORE_WORD = ((0x200C, 0x200D), (0x24B6, 0x24E9), (0x1F130, 0x1F149), (0x1F150, 0x1F169), (0x1F170, 0x1F189))
+# White_Space; Python's \s would add the separators U+001C to U+001F.
+_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_ASCII = re.compile(r"[0-9a-z_]+|[^0-9a-z_\t-\r ]+")
 
 
 def splitter(tokens: str) -> Callable[[str], list[str]]:
-    """Function from a text to its tokens in order: "dsir" for the lower-cased runs of word characters and of
-    punctuation; "words" for the same, minding scripts without spaces, combining marks and NFC."""
-    return _dsir if tokens == "dsir" else _words
+    """Function from a text to its tokens in order, all lower-cased.
 
+    "dsir": runs of word characters (Unicode UTS 18: letters, marks, digits, connectors) and of punctuation.
+    "words": the same of the NFC of the text, but each character of `_BY_CHARACTER` is a token with its marks.
+    """
+    by_character = tokens == "words"
 
-def _dsir(text: str) -> list[str]:
-    return _RUNS.findall(text.lower())
+    def split(text: str) -> list[str]:
+        if text.isascii():  # the common case, where both ways agree
+            return _ASCII.findall(text.lower())
+        lower = text.lower()
+        return _pattern(by_character).findall(unicodedata.normalize("NFC", lower) if by_character else lower)
 
-
-def _words(text: str) -> list[str]:
-    if text.isascii():  # the common case, where both ways agree
-        return _RUNS.findall(text.lower())
-    return _pattern().findall(unicodedata.normalize("NFC", text.lower()))
+    return split
 
 
 @cache
-def _pattern() -> re.Pattern[str]:
-    points = (*range(0x0300, _MARKS_UNTIL), *_SELECTORS)
-    marks = _ranges([point for point in points if unicodedata.category(chr(point)).startswith("M")])
-    single = _ranges([p for first, last in _BY_CHARACTER for p in range(first, last + 1) if chr(p).isalnum()])
-    word = rf"[^\W{single}]"
-    return re.compile(rf"[{single}][{marks}]*|{word}+(?:[{marks}]+{word}*)*|[^\w\s]+")
+def _pattern(by_character: bool) -> re.Pattern[str]:
+    categories = [unicodedata.category(chr(point)) for point in range(sys.maxunicode + 1)]
+    word = {point for point, category in enumerate(categories) if category in _WORD_CATEGORIES}
+    word.update(_points(_MORE_WORD))
+    runs = rf"[^{_inside(word)}{_SPACE}]+"
+    if not by_character:
+        return re.compile(rf"[{_inside(word)}]+|{runs}")
+    marks = {point for point in word if categories[point].startswith("M")}
+    single = word.intersection(_points(_BY_CHARACTER)) - marks
+    return re.compile(rf"[{_inside(single)}][{_inside(marks)}]*|[{_inside(word - single)}]+|{runs}")
 
 
-def _ranges(points: list[int]) -> str:
-    """Ascending code points as the inside of a character class."""
+def _points(ranges: Iterable[tuple[int, int]]) -> Iterable[int]:
+    return (point for first, last in ranges for point in range(first, last + 1))
+
+
+def _inside(points: set[int]) -> str:
+    """The inside of a character class that matches `points`."""
     runs: list[list[int]] = []
-    for point in points:
+    for point in sorted(points):
         if runs and point == runs[-1][1] + 1:
             runs[-1][1] = point
         else:

@@ -17,8 +17,7 @@ m x (its n-grams that occur in a query) multiplications; one block of rows and t
 **Departs.** (1) The released tokenisation is `tokens="dsir"`. The default differs where that one loses words.
 Chinese, Japanese, Thai, Lao, Khmer and Burmese have no spaces, so that a whole clause is one "word"; Korean
 words carry their particles. Of these scripts each character is a token, and the bigrams are pairs of
-characters, as search engines index them. Combining marks stay in their word instead of cutting it (Hindi,
-Bengali, Telugu, decomposed accents), and text is brought to NFC. (2) D = 2^20, released: 10,000. idf needs
+characters, as search engines index them. Text is brought to NFC. (2) D = 2^20, released: 10,000. idf needs
 buckets that are dominated by one n-gram: a rare n-gram that shares its bucket with a common one loses its
 weight. (3) DSIR weighs a row by its likelihood ratio; here rows are compared with single queries. (4) A long
 row is counted whole.
