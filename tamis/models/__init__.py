@@ -1,0 +1,1 @@
+"""Language models: messages to token ids and loss mask, weights, and hidden states of many rows."""
