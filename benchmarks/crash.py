@@ -1,5 +1,5 @@
-"""Kill `represent` and `select` on the laboratory again and again; the repeated command must end with the bytes
-of an undisturbed run, every time.
+"""Kill `represent` and `select` on the laboratory again and again; every time the repeated command must end
+with the bytes of an undisturbed run.
 
     python benchmarks/crash.py --kills 50 --out benchmarks/results/crash.json
 

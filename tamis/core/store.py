@@ -190,6 +190,10 @@ class Thing:
         """Path of a file of the complete thing."""
         return self.folder / name
 
+    def paths(self, name: str) -> list[Path]:
+        """The .npy file of the array `name` of every shard, in order."""
+        return [self.path(f"{shard:05d}.{name}.npy") for shard in range(self.shards)]
+
     def arrays(self, name: str) -> list[np.ndarray]:
         """The array `name` of every shard, in order, memory-mapped read-only."""
         return [self.array(shard, name) for shard in range(self.shards)]

@@ -80,7 +80,7 @@ def _similarity(
     usable = statuses.scored(rows.codes)
     sizes = [len(encoded) for encoded in asked]
     return Signal(
-        compared(asked, rows, usable),
+        compared(asked, rows),
         usable,
         statuses.counts(rows.codes),
         np.repeat(np.arange(len(sizes)), sizes),
@@ -91,15 +91,15 @@ def _similarity(
     )
 
 
-def compared(queries: list[Representation], rows: Representation, usable: np.ndarray) -> Any:
+def compared(queries: list[Representation], rows: Representation) -> Any:
     """Streamed similarity (m, n) of the query rows and the pool rows of one representation."""
     arrays = [shard for query in queries for shard in shard_arrays(query.thing)]
     if rows.method.compare is not None:
-        return rows.method.compare(arrays, shard_arrays(rows.thing), rows.config, usable)
-    from tamis.selections import FeatureSimilarity
+        return rows.method.compare(arrays, shard_arrays(rows.thing), rows.config)
+    from tamis.core.similarity import FeatureSimilarity
 
     vectors = np.concatenate([shard["vectors"] for shard in arrays]).astype(np.float32)
-    return FeatureSimilarity(vectors, rows.thing.arrays("vectors"), usable=usable)
+    return FeatureSimilarity(vectors, rows.thing.paths("vectors"))
 
 
 def _check_query(task: str, query: Pool, encoded: Representation) -> None:
