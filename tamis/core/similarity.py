@@ -7,11 +7,11 @@ row position, never the budget or the machine), so a second run sees the same bi
 
 from __future__ import annotations
 
+import copy
 import mmap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -51,13 +51,27 @@ class Similarity(Protocol):
         ...
 
 
-def _merged(usable: np.ndarray | None, n: int) -> np.ndarray:
+def _mask(usable: np.ndarray | None, n: int) -> np.ndarray:
     if usable is None:
         return np.ones(n, bool)
     mask = np.asarray(usable)
     if mask.dtype != bool or mask.shape != (n,):
         raise RequestError(f"usable must be ({n},) bool, one entry a pool row; got {mask.shape} {mask.dtype}")
-    return mask.copy()
+    return mask
+
+
+S = TypeVar("S", "ArraySimilarity", "FeatureSimilarity", "SparseSimilarity")
+
+
+def _restricted(similarity: S, mask: np.ndarray) -> S:
+    fewer = copy.copy(similarity)
+    fewer.usable = similarity.usable & mask
+    return fewer
+
+
+def _rows_of_a_block(width: int) -> int:
+    """Rows whose `width` float32 numbers fill about 32 MiB: by shapes alone, so that blocks never move."""
+    return min(MAX_BLOCK_ROWS, max(64, BLOCK_BYTES // (4 * max(width, 1))))
 
 
 def finite_columns(block: np.ndarray) -> np.ndarray:
@@ -71,25 +85,16 @@ def finite_columns(block: np.ndarray) -> np.ndarray:
     return np.asarray(good)
 
 
-@dataclass(frozen=True, eq=False)
 class ArraySimilarity:
-    """Scores held in memory: `scores` (m, n), float32 or float64 as given (float16 widens, integers go to
-    float64).
+    """Scores held in memory: an array (m, n), or (n,) for scores of the rows alone, which are one query.
 
-    Rows with a score that is not finite are unusable from the start; `nan_count` says how many otherwise
-    usable rows that took away. Blocks keep the array's own float type.
+    float32 and float64 are kept, also in the blocks; float16 widens, integers become float64. Rows with a score
+    not finite are unusable from the start; `nan_count` says how many otherwise usable rows that took.
     """
 
-    scores: np.ndarray
-    usable: np.ndarray
-    nan_count: int = 0
-    block_rows: int = MAX_BLOCK_ROWS
-
-    @classmethod
-    def of(
-        cls, scores: Any, usable: np.ndarray | None = None, block_rows: int = MAX_BLOCK_ROWS
-    ) -> ArraySimilarity:
-        """From an array (m, n) or, for scores of the rows alone, (n,)."""
+    def __init__(
+        self, scores: Any, usable: np.ndarray | None = None, block_rows: int = MAX_BLOCK_ROWS
+    ) -> None:
         array = np.asarray(scores)
         if array.ndim not in (1, 2) or array.dtype.kind not in "fiub":
             raise RequestError(
@@ -97,12 +102,14 @@ class ArraySimilarity:
             )
         if array.dtype not in (np.float32, np.float64):
             array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
-        array = np.atleast_2d(array)
-        given = _merged(usable, array.shape[1])
-        finite = np.ones(array.shape[1], bool)
-        for start in range(0, array.shape[1], block_rows):
-            finite[start : start + block_rows] = finite_columns(array[:, start : start + block_rows])
-        return cls(array, given & finite, int((given & ~finite).sum()), block_rows)
+        self.scores = np.atleast_2d(array)
+        self.block_rows = block_rows
+        given = _mask(usable, self.n)
+        finite = np.ones(self.n, bool)
+        for start, block in self.blocks():
+            finite[start : start + block.shape[1]] = finite_columns(block)
+        self.usable = given & finite
+        self.nan_count = int((given & ~finite).sum())
 
     @property
     def m(self) -> int:
@@ -120,7 +127,7 @@ class ArraySimilarity:
         return self.scores[:, positions]
 
     def restrict(self, mask: np.ndarray) -> ArraySimilarity:
-        return replace(self, usable=self.usable & mask)
+        return _restricted(self, mask)
 
 
 def widen(half: np.ndarray, out: np.ndarray) -> None:
@@ -149,7 +156,6 @@ def _forget_pages(array: Any) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
-@dataclass(frozen=True, eq=False)
 class FeatureSimilarity:
     """Inner products of queries (m, d) with stored features: shards (n_i, d), float16 or float32, in pool
     order.
@@ -158,25 +164,17 @@ class FeatureSimilarity:
     normalise them first for cosines. Peak memory is two buffers of `block_rows`, whatever n is.
     """
 
-    queries: np.ndarray
-    shards: Sequence[np.ndarray | str | Path]
-    starts: np.ndarray
-    usable: np.ndarray
-    block_rows: int
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         queries: np.ndarray,
         shards: Sequence[np.ndarray | str | Path],
         usable: np.ndarray | None = None,
         block_rows: int | None = None,
-    ) -> FeatureSimilarity:
-        """Checks shapes and types; `block_rows` defaults to what keeps a buffer near 32 MiB."""
-        vectors = np.ascontiguousarray(queries, dtype=np.float32)
-        if vectors.ndim != 2:
-            raise RequestError(f"queries must have shape (m, d); got {vectors.shape}")
-        m, d = vectors.shape
+    ) -> None:
+        self.queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if self.queries.ndim != 2:
+            raise RequestError(f"queries must have shape (m, d); got {self.queries.shape}")
+        d = self.queries.shape[1]
         sizes = []
         for number, shard in enumerate(shards):
             rows = _opened(shard)
@@ -186,10 +184,10 @@ class FeatureSimilarity:
                     f"got {rows.shape} {rows.dtype}"
                 )
             sizes.append(len(rows))
-        starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
-        if block_rows is None:
-            block_rows = min(MAX_BLOCK_ROWS, max(64, BLOCK_BYTES // (4 * max(d, m, 1))))
-        return cls(vectors, list(shards), starts, _merged(usable, int(starts[-1])), block_rows)
+        self.shards = list(shards)
+        self.starts = np.cumsum([0, *sizes])
+        self.usable = _mask(usable, self.n)
+        self.block_rows = block_rows or _rows_of_a_block(max(d, self.m))
 
     @property
     def m(self) -> int:
@@ -231,7 +229,7 @@ class FeatureSimilarity:
         return out
 
     def restrict(self, mask: np.ndarray) -> FeatureSimilarity:
-        return replace(self, usable=self.usable & mask)
+        return _restricted(self, mask)
 
 
 def _opened(shard: np.ndarray | str | Path) -> np.ndarray:
@@ -250,40 +248,27 @@ def _by_shard(starts: np.ndarray, positions: np.ndarray) -> Iterator[tuple[int, 
         yield int(shard), wanted[where] - starts[shard], where
 
 
-@dataclass(frozen=True, eq=False)
 class SparseSimilarity:
     """Inner products of queries (m, D), dense or CSR, with shards of `scipy.sparse` CSR rows (n_i, D)."""
 
-    queries: Any
-    shards: Sequence[Any]
-    starts: np.ndarray
-    usable: np.ndarray
-    block_rows: int
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         queries: Any,
         shards: Sequence[Any],
         usable: np.ndarray | None = None,
         block_rows: int | None = None,
-    ) -> SparseSimilarity:
-        """Checks shapes; values are used as float32."""
-        m, d = queries.shape
+    ) -> None:
         for number, shard in enumerate(shards):
-            if getattr(shard, "format", None) != "csr" or shard.shape[1] != d:
+            if getattr(shard, "format", None) != "csr" or shard.shape[1] != queries.shape[1]:
                 raise RequestError(
-                    f"feature shard {number} must be a scipy.sparse CSR matrix (rows, {d}) to match the "
-                    f"queries; got {type(shard).__name__} {getattr(shard, 'shape', '')}"
+                    f"feature shard {number} must be CSR (rows, {queries.shape[1]}) to match the queries; "
+                    f"got {type(shard).__name__} {getattr(shard, 'shape', '')}"
                 )
-        starts = np.concatenate([[0], np.cumsum([s.shape[0] for s in shards], dtype=np.int64)]).astype(
-            np.int64
-        )
-        if block_rows is None:
-            block_rows = min(MAX_BLOCK_ROWS, max(64, BLOCK_BYTES // (4 * max(m, 1))))
-        return cls(
-            queries.astype(np.float32), list(shards), starts, _merged(usable, int(starts[-1])), block_rows
-        )
+        self.queries = queries.astype(np.float32)
+        self.shards = list(shards)
+        self.starts = np.cumsum([0, *(shard.shape[0] for shard in shards)])
+        self.usable = _mask(usable, self.n)
+        self.block_rows = block_rows or _rows_of_a_block(self.m)
 
     @property
     def m(self) -> int:
@@ -308,7 +293,7 @@ class SparseSimilarity:
         return out
 
     def restrict(self, mask: np.ndarray) -> SparseSimilarity:
-        return replace(self, usable=self.usable & mask)
+        return _restricted(self, mask)
 
     def _product(self, rows: Any) -> np.ndarray:
         product = rows.astype(np.float32) @ self.queries.T

@@ -14,6 +14,7 @@ import numpy as np
 
 from tamis.core.errors import RequestError, unknown_name
 from tamis.core.method import Family, Method
+from tamis.core.similarity import ArraySimilarity, FeatureSimilarity, Similarity, SparseSimilarity
 from tamis.selections import doubly_greedy, random, random_balanced, random_length_matched, round_robin, top_k
 from tamis.selections._choice import Choice, Request, chosen, prefixes
 from tamis.selections._run import _numbers, order_of, request_for, spend_cost, spend_rows
@@ -128,4 +129,16 @@ def _counts(request: Request, choice: Choice) -> dict[str, int]:
     }
 
 
-__all__ = ["SELECTIONS", "Choice", "Request", "choose", "choose_ranked", "chosen", "prefixes"]
+__all__ = [
+    "SELECTIONS",
+    "ArraySimilarity",
+    "Choice",
+    "FeatureSimilarity",
+    "Request",
+    "Similarity",
+    "SparseSimilarity",
+    "choose",
+    "choose_ranked",
+    "chosen",
+    "prefixes",
+]

@@ -273,4 +273,4 @@ def grouped(similarity: Similarity, groups: np.ndarray, how: str = "max") -> Sim
     if not isinstance(similarity, ArraySimilarity):
         return view
     table = np.concatenate([view._grouped(block) for _, block in similarity.blocks()], axis=1)
-    return replace(similarity, scores=table)
+    return ArraySimilarity(table, similarity.usable, similarity.block_rows)

@@ -65,7 +65,7 @@ def _similarity(scores: Any, usable: Any) -> Similarity | None:
     if scores is None:
         return None
     if not isinstance(scores, Similarity):
-        return _with_queries(ArraySimilarity.of(scores, usable))
+        return _with_queries(ArraySimilarity(scores, usable))
     _with_queries(scores)
     return scores if usable is None else scores.restrict(_bool_mask(usable, scores.n))
 
@@ -171,7 +171,8 @@ def _joined(parts: list[Choice]) -> Choice:
 
 def spend_rows(order: Order, budget: int, usable_rows: int, name: str, allow_underflow: bool) -> Choice:
     """The first `budget` rows of the order; fewer is an error unless `allow_underflow`."""
-    choice = order(min(budget, usable_rows)) if budget else chosen([])
+    limit = min(budget, usable_rows)
+    choice = order(limit) if limit else chosen([])
     if len(choice) < budget and not allow_underflow:
         raise RequestError(
             f"{name} can choose {len(choice)} of the {budget} rows asked for ({usable_rows} rows of the pool "

@@ -35,6 +35,7 @@ from tamis.selections._best import After, Lists, best, grouped
 from tamis.selections._choice import Choice, Request, chosen
 
 LIST_ENTRIES = 1 << 24
+LIST_SHARES = 4
 Duplicates = Literal["skip", "lose-turn", "as-printed"]
 
 
@@ -140,7 +141,7 @@ class _Walk:
         if self.passes and self.duplicates == "skip":
             # Taken rows are passed over anyway, so the rest of the pool is simply read as a smaller one.
             source = source.restrict(np.frombuffer(taken, np.uint8) == 0)
-        depth = min(wanted, source.n, max(-(-4 * wanted // m), LIST_ENTRIES // m))
+        depth = min(wanted, source.n, max(-(-LIST_SHARES * wanted // m), LIST_ENTRIES // m))
         lists = best(source, max(depth, 1), after if self.passes and self.duplicates != "skip" else None)
         if not self.passes:
             self.nan_count = lists.nan_count
