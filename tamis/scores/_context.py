@@ -1,0 +1,39 @@
+"""What a score of the rows alone gives back for a run of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tamis.pools.pool import Message
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run of b rows, scored: values (b,) float64, NaN where a row has no score; status codes (b,) uint8;
+    rendered tokens (b,) int32, −1 where nothing was rendered; and the reason of every row that was refused or
+    failed, by its number in the run."""
+
+    values: np.ndarray
+    status: np.ndarray
+    tokens: np.ndarray
+    reasons: dict[int, str] = field(default_factory=dict)
+
+
+class Scorer(Protocol):
+    """A configured score, ready for rows."""
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """Everything that determines the numbers; no device, no batch size."""
+
+    @property
+    def execution(self) -> Mapping[str, Any]:
+        """How it runs here; outside the identity."""
+
+    def score(self, conversations: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> Scored:
+        """Score rows; `advance(tokens)` is called as work is done."""
