@@ -17,10 +17,11 @@ m x (its n-grams that occur in a query) multiplications; one block of rows and t
 **Departs.** (1) The released tokenisation is `tokens="dsir"`. The default differs where that one loses words.
 Chinese, Japanese, Thai, Lao, Khmer and Burmese have no spaces, so that a whole clause is one "word"; Korean
 words carry their particles. Of these scripts each character is a token, and the bigrams are pairs of
-characters, as search engines index them. Text is brought to NFC. (2) D = 2^20, released: 10,000. idf needs
-buckets that are dominated by one n-gram: a rare n-gram that shares its bucket with a common one loses its
-weight. (3) DSIR weighs a row by its likelihood ratio; here rows are compared with single queries. (4) A long
-row is counted whole.
+characters, as search engines index them. Text is brought to NFC. (2) D = 2^20, released: 10,000. A rare
+n-gram that shares its bucket with common ones loses its idf: in a pool of 86,115 rows with 1.8 million
+different n-grams, those of 5 to 861 rows make up most of their bucket in 3 % of cases with 10,000 buckets, in
+76 % with 2^18 and in 95 % with 2^20, at no cost but one number a bucket. (3) DSIR weighs a row by its
+likelihood ratio; here rows are compared with single queries. (4) A long row is counted whole.
 **Relations.** `tokens="dsir", buckets=10000` gives the features of DSIR. `n=1, weighting="binary"` is the
 cosine of word sets.
 """
