@@ -88,11 +88,12 @@ def facts_of(pool: Pool, given: Given) -> dict[str, Any]:
 def _lengths(pool: Pool, given: Given) -> tuple[str, np.ndarray]:
     if given.model is None:
         return "characters", np.asarray(pool.chars)
-    from tamis.scores.score import score
+    from tamis.models.lengths import rendered_lengths
 
-    options: dict[str, Any] = {"model": given.model, "template": given.template, "store": given.store}
-    options.update(max_tokens=given.max_tokens, remote_code=given.remote_code, quiet=given.quiet)
-    return "tokens", score(pool, "length", **options).tokens
+    thing = rendered_lengths(
+        pool, given.model, given.template, given.max_tokens, given.store, given.remote_code, given.quiet
+    )
+    return "tokens", thing.joined("tokens")
 
 
 def _histogram(lengths: np.ndarray) -> list[dict[str, int]]:
@@ -170,11 +171,11 @@ def _show_row(pool: Pool, given: Given) -> None:
     if given.model is None:
         _print_row(facts, given.as_json, None)
         return
-    from tamis.models.lm import load_tokenizer
+    from tamis.models.lm import load_model
     from tamis.models.render import Renderer
     from tamis.models.show import show
 
-    tokenizer = load_tokenizer(given.model, remote_code=given.remote_code)
+    tokenizer = load_model(given.model, remote_code=given.remote_code, tokenizer_only=True).tokenizer
     rendered = Renderer(tokenizer, given.template, given.max_tokens).render(row.messages)
     facts.update(
         tokens=len(rendered.ids), tokens_full=rendered.tokens_full, truncated=rendered.truncated,

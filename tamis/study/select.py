@@ -77,11 +77,12 @@ class Request:
             "allow_underflow": self.allow_underflow,
         }
         if settings.model is not None:
-            from tamis.models.lm import fingerprint
+            from tamis.models.lm import load_model
 
+            lm = load_model(settings.model, remote_code=settings.remote_code, tokenizer_only=True)
             found["model"] = {
                 "name": str(settings.model),
-                "fingerprint": fingerprint(settings.model),
+                "fingerprint": lm.fingerprint,
                 "template": settings.template,
                 "max_tokens": settings.max_tokens,
                 "dtype": settings.dtype,
@@ -157,9 +158,11 @@ def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
 
 def rendered_tokens(pool: Pool, settings: Settings) -> np.ndarray:
     """Rendered tokens (n,) int32 of the pool rows after truncation, by the model's tokenizer and template."""
-    from tamis.scores.score import score
+    from tamis.models.lengths import rendered_lengths
 
-    return score(pool, "length", **settings.common()).tokens
+    names = ("template", "max_tokens", "store", "remote_code", "quiet")
+    options = {name: getattr(settings, name) for name in names}
+    return rendered_lengths(pool, str(settings.model), **options).joined("tokens")
 
 
 def _in_order(strategies: Sequence[Strategy]) -> list[Strategy]:

@@ -45,7 +45,8 @@ class Subset:
     @property
     def ids(self) -> np.ndarray:
         """Ids (k,) in order of choice."""
-        return self.pool.ids[self.positions]
+        chosen: np.ndarray = self.pool.ids[self.positions]
+        return chosen
 
     @property
     def relative(self) -> Path:
