@@ -34,7 +34,7 @@ def reference_masks(
 
 
 def _prefixes(turns: Sequence[Turn], eos: str) -> list[str]:
-    """For every turn the text before it and the text after it, with the header of an assistant that follows."""
+    """For every turn the text before it and after it, the latter with the header of a following answer."""
     texts, text = [], ""
     for i, (role, content) in enumerate(turns):
         texts.append(text)

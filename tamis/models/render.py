@@ -1,8 +1,8 @@
 """Messages to token ids and loss mask: the one place where that happens.
 
 A token is supervised when it holds at least one character of an assistant turn, which runs from the first
-character of its content to the end of its end-of-turn token. Places are characters of the rendered text, found
-and checked by `spans.py`; no template needs to mark them.
+character of its content to the end of its end-of-turn token. Places are characters of the rendered text,
+found and checked by `spans.py`; no template needs to mark them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -66,8 +66,8 @@ class Renderer:
 
     `template`: auto, tulu, alpaca, chatml, none, or the path of a Jinja file (see `templates.py`).
     `max_tokens`: rows are cut on the right; on the query side prompt and label are cut each for itself.
-    `compatible`: labels exactly as the published encoder of the Tulu text makes them (T§1.3), where the newline
-    after every assistant turn but the last is a target too; only with `template="tulu"`.
+    `compatible`: labels exactly as the published encoder of the Tulu text makes them (T§1.3), where the
+    newline after every assistant turn but the last is a target too; only with `template="tulu"`.
     Raises RequestError when the tokenizer has no template of its own, or gives no character offsets.
     """
 
@@ -78,8 +78,8 @@ class Renderer:
             raise RequestError(f"max_tokens={max_tokens}: expected at least 1")
         if not tokenizer.is_fast:
             raise RequestError(
-                f"{tokenizer.name_or_path}: {type(tokenizer).__name__} gives no character offsets, which the loss "
-                "mask needs; use a model with a tokenizer.json"
+                f"{tokenizer.name_or_path}: {type(tokenizer).__name__} gives no character "
+                "offsets, which the loss mask needs; use a model with a tokenizer.json"
             )
         if compatible and template != "tulu":
             raise RequestError(f"compatible labels are those of the template 'tulu', not of {template!r}")
@@ -142,7 +142,7 @@ class Renderer:
         ]
 
     def token_ids(self, texts: Sequence[str], opening: bool = True) -> list[np.ndarray]:
-        """Untruncated ids (L,) int32 of texts; with the BOS that the tokenizer adds, if the template has none."""
+        """Untruncated ids (L,) int32 of texts; `opening`: after the BOS that the tokenizer adds, if any."""
         head = np.array(self._opening if opening else [], dtype=np.int32)
         return [
             np.concatenate([head, np.array(encoded.ids, dtype=np.int32)])
@@ -213,7 +213,9 @@ class Renderer:
             except Refused as refused:
                 located.append(refused)
         encoded = iter(self._encode([row.text for row in located if isinstance(row, _Text)]))
-        rows = [_refused(row) if isinstance(row, Refused) else self._row(row, next(encoded)) for row in located]
+        rows = [
+            _refused(row) if isinstance(row, Refused) else self._row(row, next(encoded)) for row in located
+        ]
         if self.compatible:
             masks = reference_masks(self, [_turns(messages) for messages in conversations], rows)
             rows = [_with_mask(row, mask) for row, mask in zip(rows, masks, strict=True)]
@@ -252,7 +254,7 @@ class Renderer:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Digest of what a tokenizer does: its vocabulary, rules and special tokens, whatever files they came from."""
+    """Digest of what a tokenizer does (vocabulary, rules, special tokens), whatever files it came from."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     for state in ("truncation", "padding", "version"):  # set by whoever used it last
         rules.pop(state, None)
@@ -288,8 +290,6 @@ def _refused(refused: Refused) -> Rendered:
 
 
 def _with_mask(row: Rendered, mask: np.ndarray) -> Rendered:
-    from dataclasses import replace
-
     if row.status == "refused":
         return row
     status = "no_target_tokens" if not mask.any() else "truncated" if row.truncated else "ok"

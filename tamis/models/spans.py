@@ -1,10 +1,10 @@
 """Where the contents of a conversation's turns stand in its rendered text, without marks in the template.
 
-The template is rendered once for each sequence of roles with a sentinel in place of every content. What stands
-between the sentinels is the template's own text; a row's text must then be exactly that, with its contents (as
-they are, or stripped as templates do) in between. A template whose own text depends on the contents, such as
-one that rewrites <think> sections, fails that comparison and is searched turn by turn; what cannot be found
-and checked is refused, never guessed.
+The template is rendered once for each sequence of roles with a sentinel in place of every content. What
+stands between the sentinels is the template's own text; a row's text must then be exactly that, with its
+contents (as they are, or stripped as templates do) in between. A template whose own text depends on the
+contents, such as one that rewrites <think> sections, fails that comparison and is searched turn by turn; what
+cannot be found and checked is refused, never guessed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 Turn = tuple[str, str]
 """Role and content."""
@@ -58,6 +59,7 @@ class Locator:
     def spans(self, turns: Sequence[Turn], text: str) -> list[Span]:
         """The assistant turns of `turns` in `text`, their rendering, in order; raises `Refused`."""
         layout = self._layout(tuple(role for role, _ in turns))
+        answers = [i for i, (role, _) in enumerate(turns) if role == "assistant"]
         found = None
         if layout is not None:
             if layout.dropped is not None:
@@ -65,9 +67,9 @@ class Locator:
                 raise Refused(f"the template leaves out message {layout.dropped} (role {role!r})")
             found = _match(layout, turns, text)
         if found is None:
-            found = {i: self._search(i, turns, text) for i, (role, _) in enumerate(turns) if role == "assistant"}
-        spans = [self._ended(text, *found[i]) for i, (role, _) in enumerate(turns) if role == "assistant"]
-        for before, after in zip(spans, spans[1:], strict=False):
+            found = {i: self._search(i, turns, text) for i in answers}
+        spans = [self._ended(text, *found[i]) for i in answers]
+        for before, after in pairwise(spans):
             if before.end > after.start:
                 raise Refused("two assistant turns overlap in the rendered text")
         return spans
@@ -117,9 +119,9 @@ class Locator:
             raise Refused(f"the template shows assistant message {i} {len(parts) // 2} times")
         before, _, after = parts
         end = len(text) - len(after)
-        if text.startswith(before) and text.endswith(after) and len(before) <= end:
-            if text[len(before) : end] in _variants(content):
-                return len(before), end
+        around = text.startswith(before) and text.endswith(after) and len(before) <= end
+        if around and text[len(before) : end] in _variants(content):
+            return len(before), end
         prompt = self._render(turns[:i], True)
         after = after[len(after) - _common_suffix(text, after) :]
         end = len(text) - len(after)

@@ -1,8 +1,8 @@
 """Chat templates: the tokenizer's own, four that are built in, or a Jinja file; compiled in a sandbox.
 
 A template is a Jinja text over `messages` (each with `role` and `content`), the tokenizer's special tokens
-(`bos_token`, `eos_token`, …), `add_generation_prompt` and `query`, which is true when the rows are rendered as
-the query side. The built-in ones write no BOS: the one that the tokenizer adds by itself is put in front.
+(`bos_token`, `eos_token`, …), `add_generation_prompt` and `query`, which is true when the rows are rendered
+as the query side. The built-in ones write no BOS: the one that the tokenizer adds by itself is put in front.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _NONE = """\
 {%- endfor -%}"""
 
 BUILT_IN: Mapping[str, str] = {"tulu": _TULU, "alpaca": _ALPACA, "chatml": _CHATML, "none": _NONE}
-"""Jinja text by name. `tulu` is T§1.2 (a tool turn is written under `<|tool|>`), `alpaca` has no tool turns."""
+"""Jinja text by name. `tulu` is T§1.2 with tool turns under `<|tool|>`; `alpaca` has no tool turns."""
 
 TODAY = date(2024, 7, 26)
 """What `strftime_now` of a template shows: a fixed day, so that a rendering never depends on the clock."""
@@ -62,7 +62,7 @@ TODAY = date(2024, 7, 26)
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template by the name it was asked for. `writes_bos`: it renders its own BOS, so none is put in front."""
+    """A template by the name it was asked for. `writes_bos`: it writes its BOS itself; none is added."""
 
     name: str
     text: str
@@ -126,7 +126,7 @@ def _environment() -> Any:
     class Generation(Extension):
         """`{% generation %}` marks what the model writes; masks do not need it, so it is only let through."""
 
-        tags = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 - Jinja's own convention
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
