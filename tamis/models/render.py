@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -52,6 +52,7 @@ class Rendered:
     reason: str = ""
     straddling: int = 0
     empty_response: bool = False
+    tail: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # ids that were cut off
 
 
 @dataclass(frozen=True)
@@ -240,9 +241,9 @@ class Renderer:
         status = "truncated" if truncated else "ok"
         if not kept.any():
             status = "no_target_tokens"
-        return Rendered(
-            ids[: self.max_tokens], kept, len(ids), truncated, status, "", straddling, empty_response
-        )
+        ids, tail = ids[: self.max_tokens], ids[self.max_tokens :]
+        full = len(ids) + len(tail)
+        return Rendered(ids, kept, full, truncated, status, "", straddling, empty_response, tail)
 
     def _query(self, prompt: np.ndarray, label: np.ndarray, empty_response: bool) -> Rendered:
         ids = np.concatenate([prompt[: self.max_tokens], label[: self.max_tokens]])

@@ -39,9 +39,8 @@ from tamis.representations._context import Context, Encoded
 from tamis.representations._rds_parts import render_part
 
 if TYPE_CHECKING:
-    from tamis.pools.pool import Message
-
     from tamis.models.packing import Executor
+    from tamis.pools.pool import Message
 
 _EPS = 1e-12
 
