@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from tamis.core.errors import RequestError
-from tamis.core.similarity import BLOCK_BYTES, MAX_BLOCK_ROWS
+from tamis.core.similarity import BLOCK_BYTES, MAX_BLOCK_ROWS, _forget_pages
 
 if TYPE_CHECKING:
     from tamis.representations.ngrams import Config
@@ -62,11 +62,12 @@ class NgramSimilarity:
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first pool row, scores (m, b) float32) in pool order, without blocks that have no usable row."""
         size = min(MAX_BLOCK_ROWS, max(64, BLOCK_BYTES // (4 * self.m)))
-        for offset, shard in zip(self.starts, self.pool, strict=False):
+        for offset, shard in zip(self.starts[:-1], self.pool, strict=True):
             for first in range(0, _rows(shard), size):
                 rows = np.arange(first, min(first + size, _rows(shard)))
                 if self.usable[offset + rows].any():
                     yield int(offset) + first, self._scores(shard, rows)
+            _let_go(shard)
 
     def columns(self, positions: np.ndarray) -> np.ndarray:
         """Scores (m, k) of the pool rows at `positions`, to the bit those of the blocks."""
@@ -92,6 +93,7 @@ def document_frequencies(shards: Sequence[Shard], buckets: int) -> np.ndarray:
     frequencies = np.zeros(buckets, dtype=np.int64)
     for shard in shards:
         frequencies += np.bincount(shard["indices"], minlength=buckets)
+        _let_go(shard)
     return frequencies
 
 
@@ -167,6 +169,11 @@ def _groups(queries: csr_array) -> Iterator[csr_array]:
 
 def _rows(shard: Shard) -> int:
     return len(shard["indptr"]) - 1
+
+
+def _let_go(shard: Shard) -> None:
+    for array in shard.values():
+        _forget_pages(array)
 
 
 def _taken(shard: Shard, rows: np.ndarray) -> dict[str, np.ndarray]:
