@@ -88,8 +88,9 @@ def finite_columns(block: np.ndarray) -> np.ndarray:
 class ArraySimilarity:
     """Scores held in memory: an array (m, n), or (n,) for scores of the rows alone, which are one query.
 
-    float32 and float64 are kept, also in the blocks; float16 widens, integers become float64. Rows with a score
-    not finite are unusable from the start; `nan_count` says how many otherwise usable rows that took.
+    float32 and float64 are kept, also in the blocks; float16 widens, integers become float64. Rows with a
+    score that is not finite are unusable from the start; `nan_count` says how many otherwise usable rows that
+    took.
     """
 
     def __init__(

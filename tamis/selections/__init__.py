@@ -8,6 +8,7 @@ or in cost, budgets shared over groups, underflow, and the rows that may not be 
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tamis.core.method import Family, Method
 from tamis.core.similarity import ArraySimilarity, FeatureSimilarity, Similarity, SparseSimilarity
 from tamis.selections import doubly_greedy, random, random_balanced, random_length_matched, round_robin, top_k
 from tamis.selections._choice import Choice, Request, chosen, prefixes
-from tamis.selections._run import _numbers, order_of, request_for, spend_cost, spend_rows
+from tamis.selections._run import checked_numbers, order_of, request_for, spend_cost, spend_rows
 
 SELECTIONS = Family(
     "selection",
@@ -37,13 +38,13 @@ _COMMON = {
 }  # fmt: skip
 
 
-def choose(name: str | Method, scores: Any, budget: float, **parameters: Any) -> np.ndarray:
+def choose(name: str | Method | ModuleType, scores: Any, budget: float, **parameters: Any) -> np.ndarray:
     """Positions of the chosen rows, int64 (k,), in order of choice. Takes what `choose_ranked` takes."""
     return choose_ranked(name, scores, budget, **parameters).positions
 
 
 def choose_ranked(
-    name: str | Method,
+    name: str | Method | ModuleType,
     scores: Any,
     budget: float,
     *,
@@ -62,9 +63,10 @@ def choose_ranked(
 ) -> Choice:
     """Choose rows of a pool and say why each was chosen.
 
-    `name` is a selection's name or a `Method`. `scores`: an array (m, n), queries by rows; (n,) for a score
-    of the rows alone; a `Similarity`; or None for methods that look at no score. Higher is better. Rows that
-    are not `usable` (n,) bool, or have a score that is not finite, are never chosen; the notes count them.
+    `name` is a selection's name, a `Method`, or a module that ends in one named METHOD. `scores`: an array
+    (m, n), queries by rows; (n,) for a score of the rows alone; a `Similarity`; or None for methods that look
+    at no score. Higher is better. Rows that are not `usable` (n,) bool, or have a score that is not finite,
+    are never chosen; the notes count them.
 
     `budget` counts rows, or units of `cost` (n,) when that is given: then rows are taken in order up to the
     first that does not fit. Budgets of one order are prefixes of each other. A budget that cannot be filled
@@ -77,9 +79,9 @@ def choose_ranked(
     `task_of` (m,) task of each query; `sources`, `lengths`, `ids` (n,); `vectors` (n, d); `reference`
     positions; `seed` for random methods. Further `parameters` are the method's own (its `Config`).
     """
-    method = name if isinstance(name, Method) else SELECTIONS[name]
+    method = _method(name)
     config = _configured(method, parameters)
-    spent = _numbers("cost", cost)
+    spent = checked_numbers("cost", cost)
     budget = _checked_budget(budget, spent)
     request = request_for(
         method, scores, task_of=task_of, sources=sources, vectors=vectors, lengths=lengths,
@@ -93,6 +95,17 @@ def choose_ranked(
     if scores is not None and np.ndim(scores) == 1:
         choice = replace(choice, query=np.full(len(choice), -1, np.int32))
     return replace(choice, notes={**choice.notes, **_counts(request, choice)})
+
+
+def _method(name: str | Method | ModuleType) -> Method:
+    if isinstance(name, str):
+        return SELECTIONS[name]
+    method = getattr(name, "METHOD", name)
+    if not isinstance(method, Method):
+        raise RequestError(
+            f"a selection is a name ({', '.join(SELECTIONS)}), a Method or a module with METHOD; got {name!r}"
+        )
+    return method
 
 
 def _configured(method: Method, parameters: dict[str, Any]) -> Any:

@@ -13,7 +13,10 @@ import numpy as np
 
 from tamis.core.similarity import ArraySimilarity, Similarity, finite_columns
 
-_LOW_HALF = np.uint64(0xFFFFFFFF)
+_LOW_HALF = 0xFFFFFFFF
+_MAGNITUDE = np.int32(0x7FFFFFFF)
+_STEP_BITS = 8
+_STEP_ROWS = 1 << _STEP_BITS
 
 
 def scan(similarity: Similarity) -> Iterator[tuple[int, np.ndarray, np.ndarray, int]]:
@@ -80,21 +83,22 @@ def _best_of_array(similarity: ArraySimilarity, depth: int, after: After | None)
 
 
 def _packed(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """uint64 that is larger for the better entry: the score's bits made monotone, then the row reversed."""
-    bits = (scores + np.float32(0.0)).view(np.uint32)  # adding 0 turns -0.0 into 0.0, which must tie with it
-    monotone = np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(0x80000000))
-    return (monotone.astype(np.uint64) << np.uint64(32)) | (_LOW_HALF - rows.astype(np.uint64))
+    """int64 that is larger for the better entry: the score's bits made monotone, then the row from above."""
+    bits = (scores + np.float32(0.0)).view(np.int32)  # adding 0 turns -0.0 into 0.0, which must tie with it
+    keys = (bits ^ ((bits >> np.int32(31)) & _MAGNITUDE)).astype(np.int64)
+    keys <<= 32
+    keys |= _LOW_HALF - rows
+    return keys
 
 
 def _unpacked(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    monotone = (keys >> np.uint64(32)).astype(np.uint32)
-    bits = np.where(monotone >> np.uint32(31), monotone & np.uint32(0x7FFFFFFF), ~monotone)
-    return bits.view(np.float32), (_LOW_HALF - (keys & _LOW_HALF)).astype(np.int64)
+    monotone = (keys >> 32).astype(np.int32)
+    bits = monotone ^ ((monotone >> np.int32(31)) & _MAGNITUDE)
+    return bits.view(np.float32), _LOW_HALF - (keys & _LOW_HALF)
 
 
 class _Filter:
-    """Keeps the K best keys of m queries: survivors of a moving threshold are appended, full buffers
-    compacted.
+    """The K best keys of m queries: survivors of a moving threshold are appended, full buffers are compacted.
 
     Rows must come in ascending order: a later row that ties with a query's K-th score then never enters, so
     the comparison is strict and masses of equal scores cost nothing.
@@ -102,40 +106,32 @@ class _Filter:
 
     def __init__(self, m: int, depth: int) -> None:
         self.depth = depth
-        self.room = 2 * depth
-        self.keys = np.zeros((m, self.room), np.uint64)
+        self.room = 2 * depth + _STEP_ROWS
+        self.keys = np.zeros((m, self.room), np.int64)
         self.fill = np.zeros(m, np.int64)
         self.seen = np.zeros(m, np.int64)
         self.threshold = np.full(m, -np.inf, np.float32)
+        self._firsts = np.arange(m) * self.room
 
-    def add(self, queries: np.ndarray, keys: np.ndarray) -> None:
-        """Survivors of one block: `queries` (s,) ascending, `keys` (s,)."""
-        counts = np.bincount(queries, minlength=len(self.fill))
+    def add(self, counts: np.ndarray, keys: np.ndarray) -> None:
+        """Survivors of at most `_STEP_ROWS` rows: `keys` by query, `counts` (m,) of them."""
         self.seen += counts
-        ends = np.cumsum(counts)
-        starts = ends - counts
-        full = self.fill + counts > self.room
-        for q in np.flatnonzero(full).tolist():
-            merged = np.concatenate([self.keys[q, : self.fill[q]], keys[starts[q] : ends[q]]])
-            self._compact(q, merged)
-        fits = ~full[queries]
-        inside = np.arange(len(queries)) - starts[queries] + self.fill[queries]
-        self.keys[queries[fits], inside[fits]] = keys[fits]
-        self.fill[~full] += counts[~full]
-
-    def _compact(self, q: int, keys: np.ndarray) -> None:
-        keep = np.partition(keys, len(keys) - self.depth)[len(keys) - self.depth :]
-        self.keys[q, : self.depth] = keep
-        self.fill[q] = self.depth
-        self.threshold[q] = _unpacked(keep.min()[None])[0][0]
+        for q in np.flatnonzero(self.fill + counts > self.room).tolist():
+            kept = np.partition(self.keys[q, : self.fill[q]], self.fill[q] - self.depth)[-self.depth :]
+            self.keys[q, : self.depth] = kept
+            self.fill[q] = self.depth
+            self.threshold[q] = _unpacked(kept.min(keepdims=True))[0][0]
+        shift = self._firsts + self.fill - (np.cumsum(counts) - counts)
+        self.keys.ravel()[np.repeat(shift, counts) + np.arange(len(keys))] = keys
+        self.fill += counts
 
     def lists(self, nan_count: int) -> Lists:
         rows = np.zeros((len(self.fill), self.depth), np.int64)
         scores = np.zeros((len(self.fill), self.depth), np.float32)
         length = np.minimum(self.fill, self.depth)
         for q, kept in enumerate(length):
-            top = np.sort(self.keys[q, : self.fill[q]])[::-1][:kept]
-            scores[q, :kept], rows[q, :kept] = _unpacked(top)
+            best_first = np.sort(self.keys[q, : self.fill[q]])[::-1][:kept]
+            scores[q, :kept], rows[q, :kept] = _unpacked(best_first)
         # A threshold turns rows away only after a compaction, and by then more than `depth` were seen.
         return Lists(rows, scores, length, self.seen <= self.depth, nan_count)
 
@@ -143,27 +139,27 @@ class _Filter:
 def _best_of_stream(similarity: Similarity, depth: int, after: After | None) -> Lists:
     m = similarity.m
     found = _Filter(m, min(depth, max(1, int(similarity.usable.sum()))))
-    short = np.uint16 if m < 1 << 16 else np.int64  # 16 bits are sorted by radix
+    hits = np.empty((m, _STEP_ROWS), bool)
     nan_count = 0
-    hits = np.empty((0, m), bool)
     for start, block, choosable, not_finite in scan(similarity):
         nan_count += not_finite
-        by_row = block.T
-        if len(hits) < len(by_row):
-            hits = np.empty(by_row.shape, bool)
-        hit = np.greater(by_row, found.threshold, out=hits[: len(by_row)])
-        if not choosable.all():
-            hit &= choosable[:, None]
-        if after is not None:
-            hit &= by_row <= after.score
-        row, query = np.divmod(np.flatnonzero(hit), m)
-        order = np.argsort(query.astype(short), kind="stable")
-        row, query = row[order], query[order]
-        values, row_ids = by_row[row, query].astype(np.float32), row + start
-        if after is not None:
-            later = (values < after.score[query]) | (row_ids > after.row[query])
-            values, row_ids, query = values[later], row_ids[later], query[later]
-        found.add(query, _packed(values, row_ids))
+        # A few rows at a time: what follows makes a dozen passes over its input, which then stay in cache.
+        for first in range(0, block.shape[1], _STEP_ROWS):
+            scores = np.ascontiguousarray(block.T[first : first + _STEP_ROWS], np.float32)
+            hit = scores > found.threshold
+            if not choosable.all():
+                hit &= choosable[first : first + _STEP_ROWS, None]
+            if after is not None:
+                hit &= scores <= after.score
+                ties = scores == after.score
+                ties &= np.arange(start + first, start + first + len(scores))[:, None] <= after.row
+                hit &= ~ties
+            hits[:, : len(hit)] = hit.T
+            hits[:, len(hit) :] = False
+            at = np.flatnonzero(hits)
+            query, row = at >> _STEP_BITS, at & (_STEP_ROWS - 1)
+            keys = _packed(scores.ravel()[row * m + query], row + (start + first))
+            found.add(np.count_nonzero(hits, axis=1), keys)
     return found.lists(nan_count)
 
 

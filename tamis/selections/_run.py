@@ -47,12 +47,17 @@ def request_for(
         task_of=_task_numbers(task_of, similarity),
         sources=numbers,
         source_names=names,
-        lengths=_numbers("lengths", lengths),
+        lengths=checked_numbers("lengths", lengths),
         reference=_positions(reference, n),
         vectors=None if vectors is None else np.asarray(vectors),
         ids=None if ids is None else np.asarray(ids),
         seed=seed,
     )
+    if also.get("within") is not None and "reference" in method.needs:
+        raise RequestError(
+            f"{method.name} follows its reference row by row and cannot share a budget over groups; "
+            "match_sources=True keeps the reference's sources"
+        )
     for need in method.needs:
         if getattr(request, need, None) is None:
             raise RequestError(
@@ -102,7 +107,7 @@ def _task_numbers(task_of: Any, similarity: Similarity | None) -> np.ndarray | N
     return codes(np.asarray(task_of))[0]
 
 
-def _numbers(name: str, values: Any) -> np.ndarray | None:
+def checked_numbers(name: str, values: Any) -> np.ndarray | None:
     if values is None:
         return None
     array = np.asarray(values)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,11 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tamis.core.errors import RequestError
-from tamis.selections import SELECTIONS, choose, choose_ranked, prefixes
+from tamis.core.method import Method
+from tamis.selections import SELECTIONS, choose, choose_ranked, chosen, prefixes
 from tests.selections.draws import Stream, both, tied_scores
 from tests.selections.test_round_robin import F1
 
 SCORE = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No parameters."""
 
 
 def test_a_cost_budget_stops_at_the_first_row_that_does_not_fit() -> None:
@@ -61,6 +68,25 @@ def test_a_method_that_does_not_nest_takes_no_cost_budget() -> None:
     with pytest.raises(RequestError, match="in rows only"):
         choose(anew, SCORE, 3, cost=np.ones(5))
     assert choose(anew, SCORE, 3).tolist() == [0, 1, 2]
+
+
+def test_a_selection_of_ones_own_is_a_method_or_a_module() -> None:
+    own = ModuleType("own")
+    own.METHOD = Method(  # type: ignore[attr-defined]
+        "last",
+        lambda request, limit, config: chosen(np.flatnonzero(request.usable)[::-1][:limit]),
+        Nothing,
+        "Last.",
+    )
+    for mine in (own, own.METHOD):
+        assert choose(mine, SCORE, 2, usable=np.array([True, True, True, True, False])).tolist() == [3, 2]
+    with pytest.raises(RequestError, match="a Method or a module"):
+        choose(own.METHOD.run, SCORE, 2)
+
+
+def test_a_matched_control_is_not_shared_over_groups() -> None:
+    with pytest.raises(RequestError, match="row by row"):
+        choose("random-length-matched", SCORE, 2, lengths=SCORE, reference=[0, 1], within=[0, 0, 0, 1, 1])
 
 
 def test_groups_share_the_budget_by_hand() -> None:
