@@ -5,8 +5,7 @@
 The text is `corpus` of `generate.py`: clean rows under seeds no pool may use, with no user turn of any query
 or test. One conversation is one sequence; sequences of like length share a batch, so no attention crosses
 conversations and little is spent on padding. The loss covers all tokens, those of the prompt with less
-weight. Training stops by the clock, so the weights depend on the machine; `training.json` says what was done
-and what was reached.
+weight. Training stops by the clock unless `--steps` is given; `training.json` says what was done and reached.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ def new_model(tokenizer: Any, seed: int) -> Any:
 
 
 def train(model: Any, tokenizer: Any, settings: argparse.Namespace) -> dict[str, Any]:
-    """AdamW under a cosine that ends when the minutes do; returns steps, tokens and losses along the way."""
+    """AdamW under a cosine that ends with the minutes, or the steps; returns steps, tokens and losses."""
     torch = need("torch", extra="lm")
     matrices = [p for p in model.parameters() if p.dim() == 2]
     rest = [p for p in model.parameters() if p.dim() != 2]
@@ -137,7 +136,8 @@ def train(model: Any, tokenizer: Any, settings: argparse.Namespace) -> dict[str,
     start, step, tokens, recent = time.monotonic(), 0, 0, 0.0
     losses: list[dict[str, float]] = []
     for ids, weights in batches(tokenizer, settings.seed, settings.batch_tokens, settings.prompt_weight):
-        share = (time.monotonic() - start) / (60 * settings.minutes)
+        elapsed = (time.monotonic() - start) / (60 * settings.minutes)
+        share = step / settings.steps if settings.steps else elapsed
         if share >= 1:
             break
         warm = min(1.0, (step + 1) / 100)
@@ -201,6 +201,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the nano model of the laboratory from scratch.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--minutes", type=float, default=25.0, help="wall time of training")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="stop after so many steps instead of by the clock"
+    )
     parser.add_argument("--seed", type=int, default=CORPUS_SEEDS.start, help="first seed of the text")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--entries", type=int, default=1024, help="size of the vocabulary")
