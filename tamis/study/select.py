@@ -14,7 +14,7 @@ from tamis.core.digest import digest
 from tamis.core.errors import RequestError
 from tamis.study.budget import Budget, parse_budget
 from tamis.study.manifest import begin_manifest, finish_manifest
-from tamis.study.signals import Settings, Signal, signal_of
+from tamis.study.signals import Settings, Signal, prepared, signal_of
 from tamis.study.strategies import Strategy, resolve
 from tamis.study.subset import NO_TOKENS, Subset
 from tamis.study.summary import summarise
@@ -57,6 +57,8 @@ class Request:
             )
         if any(strategy.name == LENGTH_MATCHED for strategy in self.strategies):
             _reference(self.strategies)
+        for strategy in self.strategies:
+            prepared(strategy, self.settings)
         for name, query in self.queries.items():
             if not len(query):
                 raise RequestError(f"query {name!r} has no rows")

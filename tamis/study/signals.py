@@ -12,6 +12,7 @@ import numpy as np
 from tamis.core import status as statuses
 from tamis.core.errors import RequestError, RunError
 from tamis.representations import Representation, represent
+from tamis.representations._context import Context
 from tamis.representations.represent import shard_arrays
 from tamis.scores.score import score
 from tamis.study.strategies import Strategy
@@ -53,6 +54,15 @@ class Signal:
     tasks: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     execution: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prepared(strategy: Strategy, settings: Settings) -> None:
+    """Set up the signal of `strategy` without running it, so that its faults are found before any work."""
+    if strategy.signal is not None:
+        method = strategy.methods()[0]
+        names = ("model", "template", "max_tokens", "dtype", "device", "remote_code", "batch_tokens")
+        context = Context(**{name: getattr(settings, name) for name in names})
+        method.run(method.configure(strategy.signal_parameters), context)
 
 
 def signal_of(strategy: Strategy, pool: Pool, queries: Mapping[str, Pool], settings: Settings) -> Signal:
