@@ -40,7 +40,7 @@ def show(rendered: Rendered, tokenizer: Any, boundaries: bool = False) -> Text:
 
 
 def pieces(ids: np.ndarray, tokenizer: Any) -> Iterator[tuple[int, str]]:
-    """(number of the token, its text) in order; tokens of one character come together, with the last of them."""
+    """(number of the token, its text) in order; the tokens of one character come as their last one."""
     held = 0
     for i in range(len(ids)):
         # Decoded after the token before it, because some tokenizers drop a space at the start of a text.

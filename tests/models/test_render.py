@@ -247,9 +247,10 @@ def test_think_sections_are_kept_in_the_last_turn_and_dropped_before():
 LONG = talk("system:Be brief.", "user: a ", "assistant: b ", "user:c", "assistant:d")
 BUILT_IN = {
     "tulu": "<|system|>\nBe brief.\n<|user|>\na\n<|assistant|>\nb</s>\n<|user|>\nc\n<|assistant|>\nd</s>",
-    "alpaca": "Be brief.\n\n### Instruction:\na\n\n### Response:\nb</s>\n\n### Instruction:\nc\n\n### Response:\nd</s>",
-    "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n a <|im_end|>\n<|im_start|>assistant\n b "
-    "<|im_end|>\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\nd<|im_end|>\n",
+    "alpaca": "Be brief.\n\n### Instruction:\na\n\n### Response:\nb</s>"
+    "\n\n### Instruction:\nc\n\n### Response:\nd</s>",
+    "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n a <|im_end|>\n"
+    "<|im_start|>assistant\n b <|im_end|>\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\nd<|im_end|>\n",
     "none": "Be brief.\n a \n b </s>\nc\nd</s>",
 }
 ENDS = {
@@ -306,7 +307,7 @@ def test_a_jinja_file(tmp_path):
 
 
 def test_templates_that_cannot_be_had(tmp_path):
-    with pytest.raises(RequestError, match="no chat template of its own.*tulu, alpaca, chatml, none"):
+    with pytest.raises(RequestError, match=r"no chat template of its own.*tulu, alpaca, chatml, none"):
         Renderer(tokenizer(None), "auto")
     with pytest.raises(RequestError, match="neither a file nor a known template"):
         Renderer(tokenizer(), "tulip")

@@ -13,10 +13,17 @@ CORPUS = (
     "system user assistant tool You are a helpful assistant. \n\n### Instruction:\n\n### Response:\n",
     "[INST] [/INST] <<SYS>> <|user|> <|assistant|> naïve café 日本語 – “quoted” 👩‍👩‍👧",
 )
-ADDED = (
-    "<s> </s> <pad> <|im_start|> <|im_end|> <|begin|> <|start_header|> <|end_header|> <|eot|> <start_of_turn> "
-    "<end_of_turn> <|end|> [INST] [/INST] <|u|> <|a|>"
-).split()
+ADDED = [
+    "<s>",
+    "</s>",
+    "<pad>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|begin|>",
+    "<|start_header|>",
+    "<|end_header|>",
+]
+ADDED += ["<|eot|>", "<start_of_turn>", "<end_of_turn>", "<|end|>", "[INST]", "[/INST]", "<|u|>", "<|a|>"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,8 @@ MISTRAL = (
     "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}"
+    "{{ bos_token }}"
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}"
     "{% for m in messages %}{% set role = 'model' if m.role == 'assistant' else m.role %}"
     "{{ '<start_of_turn>' + role + '\n' + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
