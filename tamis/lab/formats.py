@@ -10,25 +10,28 @@ from tamis.lab.question import Question, ask, listed, near, other
 from tamis.lab.words import CITIES, MONTHS, NAMES, UNITS, WEEKDAYS, WORDS
 
 _WEEKDAY = (
-    ("Which day of the week is {n} days after {day}?", "{r}"),
-    ("Today is {day}. What day is it in {n} days?", "In {n} days it is {r}."),
-    ("{name} leaves on {day} and comes back {n} days later. On which day?", "{r}"),
+    ("Which day of the week is {n} days after {day}?", "The day is {r}."),
+    ("Today is {day}. What day is it in {n} days?", "The day is {r}."),
+    ("{name} leaves on {day} and comes back {n} days later. On which day?", "The day is {r}."),
 )
 _MONTH = (
-    ("Which month is {n} months after {month}?", "{r}"),
-    ("It is {month} now. Which month was it {back} months ago?", "{r}"),
+    ("Which month is {n} months after {month}?", "The month is {r}."),
+    ("It is {month} now. Which month was it {back} months ago?", "The month is {r}."),
 )
 _DATE = (
-    ("What is the date {n} days after {day}?", "{r}"),
-    ("Add {n} days to the date {day}.", "{r}"),
+    ("What is the date {n} days after {day}?", "The date is {r}."),
+    ("Add {n} days to the date {day}.", "The date is {r}."),
 )
 _BETWEEN = (
-    ("How many days are there from {first} {month} to {last} {month}?", "{r} days"),
-    ("{name} travels from {first} {month} to {last} {month}. How many days is that?", "{r} days"),
+    ("How many days are there from {first} {month} to {last} {month}?", "The time is {r} days."),
+    (
+        "{name} travels from {first} {month} to {last} {month}. How many days is that?",
+        "The time is {r} days.",
+    ),
 )
 _CONVERT = (
-    ("Convert {n} {small} to {large}.", "{r} {large}"),
-    ("How many {large} are in {n} {small}?", "{r}"),
+    ("Convert {n} {small} to {large}.", "{n} {small} = {r} {large}"),
+    ("How many {large} are in {n} {small}?", "{n} {small} = {r} {large}"),
     ("What is {n} {small} in {large}?", "{n} {small} = {r} {large}"),
     ("{name} measured {n} {small}. Write this in {large}.", "{r} {large}"),
 )
@@ -46,9 +49,9 @@ _KEYS = (
     ("Which fields are in this JSON? {record}", "{r}"),
 )
 _PRINT = (
-    ("What does this Python code print? print({code})", "{r}"),
-    ("Give the value of the Python expression {code}", "{r}"),
-    ("What is the result of {code} in Python?", "{r}"),
+    ("What does this Python code print? print({code})", "It prints {r}"),
+    ("Give the value of the Python expression {code}", "It gives {r}"),
+    ("What is the result of {code} in Python?", "It gives {r}"),
 )
 _DEFINE = (
     ("Write a Python function {f} that returns {text}.", "{r}"),

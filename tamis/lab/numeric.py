@@ -8,27 +8,27 @@ from tamis.lab.question import Question, ask, listed, misplaced, near
 from tamis.lab.words import COLOURS, NAMES, THINGS, WORDS
 
 _SUM = (
-    ("What is {a} + {b}?", "{r}"),
+    ("What is {a} + {b}?", "{a} + {b} = {r}"),
     ("Compute {a} plus {b}.", "{a} + {b} = {r}"),
-    ("Add the numbers {a} and {b}.", "{r}"),
-    ("{name} has {a} {things} and gets {b} more. How many {things} are there now?", "{r} {things}"),
-    ("There are {a} red {things} and {b} blue {things}. How many in total?", "There are {r} {things}."),
+    ("Add the numbers {a} and {b}.", "The sum is {r}."),
+    ("{name} has {a} {things} and gets {b} more. How many {things} are there now?", "{a} + {b} = {r}"),
+    ("There are {a} red {things} and {b} blue {things}. How many in total?", "The sum is {r}."),
     ("Find the sum of {a} and {b}.", "The sum is {r}."),
 )
 _DIFFERENCE = (
-    ("What is {a} - {b}?", "{r}"),
+    ("What is {a} - {b}?", "{a} - {b} = {r}"),
     ("Compute {a} minus {b}.", "{a} - {b} = {r}"),
-    ("Subtract the number {b} from {a}.", "{r}"),
-    ("{name} has {a} {things} and gives away {b}. How many {things} are left?", "{r} {things}"),
+    ("Subtract the number {b} from {a}.", "The difference is {r}."),
+    ("{name} has {a} {things} and gives away {b}. How many {things} are left?", "{a} - {b} = {r}"),
     ("Find the difference of {a} and {b}.", "The difference is {r}."),
 )
 _PRODUCT = (
-    ("What is {a} times {b}?", "{r}"),
-    ("What is {a} * {b}?", "{r}"),
+    ("What is {a} times {b}?", "{a} x {b} = {r}"),
+    ("What is {a} * {b}?", "{a} x {b} = {r}"),
     ("Compute {a} x {b}.", "{a} x {b} = {r}"),
-    ("Multiply the numbers {a} and {b}.", "{r}"),
-    ("There are {a} boxes with {b} {things} each. How many {things} in total?", "There are {r} {things}."),
-    ("{name} buys {a} packs of {b} {things}. How many {things} is that?", "{r} {things}"),
+    ("Multiply the numbers {a} and {b}.", "The product is {r}."),
+    ("There are {a} boxes with {b} {things} each. How many {things} in total?", "{a} x {b} = {r}"),
+    ("{name} buys {a} packs of {b} {things}. How many {things} is that?", "{a} x {b} = {r}"),
     ("Find the product of {a} and {b}.", "The product is {r}."),
 )
 _SORT = (
@@ -44,37 +44,37 @@ _SORT_DOWN = (
     ("Arrange from high to low: {items}", "{r}"),
 )
 _COUNT = (
-    ("How many times does the word {word} appear in this list? {items}", "{r}"),
-    ("Count the word {word} in: {items}", "{r}"),
-    ("How often is {word} in the list {items}?", "{r} times"),
+    ("How many times does the word {word} appear in this list? {items}", "The count is {r}."),
+    ("Count the word {word} in: {items}", "The count is {r}."),
+    ("How often is {word} in the list {items}?", "The count is {r}."),
 )
 _COUNT_ALL = (
-    ("How many items are in this list? {items}", "{r}"),
-    ("Count the words: {items}", "{r}"),
-    ("{name} wrote {items}. How many words is that?", "{r} words"),
+    ("How many items are in this list? {items}", "The count is {r} items."),
+    ("Count the words: {items}", "The count is {r} words."),
+    ("{name} wrote {items}. How many words is that?", "The count is {r} words."),
 )
 _COUNT_LETTERS = (
-    ("How many letters are in the word {word}?", "{r}"),
-    ("Count the letters of {word}.", "{r} letters"),
+    ("How many letters are in the word {word}?", "The count is {r} letters."),
+    ("Count the letters of {word}.", "The count is {r} letters."),
 )
 _NEXT = (
-    ("What comes next? {items}", "{r}"),
-    ("Continue the sequence: {items}", "{r}"),
+    ("What comes next? {items}", "Next is {r}."),
+    ("Continue the sequence: {items}", "Next is {r}."),
     ("Which number follows in the series {items}?", "{r}"),
     ("{name} writes {items}. What is next in the list?", "Next is {r}."),
     ("Find the next item: {items}", "{r}"),
 )
 _GREATER = (
-    ("Is {a} greater than {b}?", "{r}"),
-    ("Is the number {a} more than {b}? Answer yes or no.", "{r}"),
-    ("{name} has {a} {things} and {second} has {b} {things}. Does {name} have more?", "{r}"),
+    ("Is {a} greater than {b}?", "{r}, {low} < {high}"),
+    ("Is the number {a} more than {b}? Answer yes or no.", "{r}, {low} < {high}"),
+    ("{name} has {a} {things} and {second} has {b} {things}. Does {name} have more?", "{r}, {low} < {high}"),
 )
 _SMALLER = (
-    ("Is {a} less than {b}?", "{r}"),
-    ("Is the number {a} smaller than {b}? Answer yes or no.", "{r}"),
+    ("Is {a} less than {b}?", "{r}, {low} < {high}"),
+    ("Is the number {a} smaller than {b}? Answer yes or no.", "{r}, {low} < {high}"),
 )
 _LARGER_OF = (
-    ("Which is larger, {a} or {b}?", "{r}"),
+    ("Which is larger, {a} or {b}?", "{r} is larger."),
     ("Compare the numbers {a} and {b}. Which one is larger?", "{r} is larger."),
 )
 
@@ -145,7 +145,8 @@ def comparison(rng: Random) -> Question:
     """Which of two numbers is larger, or whether one is."""
     a, b = rng.sample(range(1, 200), 2)
     name, second = rng.sample(NAMES, 2)
-    slots = {"a": a, "b": b, "name": name, "second": second, "things": rng.choice(THINGS)}
+    slots: dict[str, object] = {"name": name, "second": second, "things": rng.choice(THINGS)}
+    slots |= {"a": a, "b": b, "low": min(a, b), "high": max(a, b)}
     kind = rng.randrange(3)
     if kind == 0:
         return ask(rng, _LARGER_OF, max(a, b), min(a, b), **slots)

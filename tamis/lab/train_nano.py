@@ -204,6 +204,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--steps", type=int, default=0, help="stop after so many steps instead of by the clock"
     )
+    parser.add_argument(
+        "--start", type=Path, help="go on from this model and its tokenizer, with a new cosine"
+    )
     parser.add_argument("--seed", type=int, default=CORPUS_SEEDS.start, help="first seed of the text")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--entries", type=int, default=1024, help="size of the vocabulary")
@@ -217,8 +220,14 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     torch = need("torch", extra="lm")
     torch.set_num_threads(settings.threads)
-    tokenizer = train_tokenizer(settings.seed, settings.entries)
-    model = new_model(tokenizer, settings.seed)
+    next(corpus(1, settings.seed))  # refuses a seed of pools before any work
+    if settings.start:
+        transformers = need("transformers", extra="lm")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(settings.start)
+        model = transformers.AutoModelForCausalLM.from_pretrained(settings.start, dtype=torch.float32)
+    else:
+        tokenizer = train_tokenizer(settings.seed, settings.entries)
+        model = new_model(tokenizer, settings.seed)
     record = train(model, tokenizer, settings)
     model = model.to(torch.bfloat16)  # measured as it is shipped
     model.save_pretrained(settings.out)
@@ -226,12 +235,14 @@ def main(arguments: list[str] | None = None) -> None:
     tests = generate(rows=100, seed=1, fault_share=0, test_rows=settings.eval_rows).tests
     model = model.float()
     accuracy = {skill: round(exact_match(model, tokenizer, tests[skill]), 3) for skill in SKILLS}
-    asked = {name: value for name, value in vars(settings).items() if name != "out"}
+    asked = {name: value for name, value in vars(settings).items() if name not in ("out", "start")}
+    before = json.loads((settings.start / "training.json").read_text()) if settings.start else None
     record = {
         "settings": asked,
         "parameters": sum(p.numel() for p in model.parameters()),
         "exact_match": accuracy,
         **record,
+        "before": before,
     }
     (settings.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(accuracy))

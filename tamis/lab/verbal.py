@@ -18,32 +18,32 @@ from tamis.lab.words import (
 )
 
 _SORT = (
-    ("Sort these words: {items}", "{r}"),
+    ("Sort these words: {items}", "Sorted: {r}"),
     ("Put the words {items} in alphabetical order.", "{r}"),
-    ("Arrange from A to Z: {items}", "{r}"),
+    ("Arrange from A to Z: {items}", "Sorted: {r}"),
     ("{name} wrote down {items}. Write the list in alphabetical order.", "Sorted: {r}"),
     ("What is the sorted list of {items}?", "{r}"),
 )
 _EDITS = {
     "upper": (
-        ("Write the word {word} in capital letters.", "{r}"),
-        ("Change {word} to uppercase.", "{r}"),
-        ("What is {word} in capital letters?", "{r}"),
+        ("Write the word {word} in capital letters.", "{word} -> {r}"),
+        ("Change {word} to uppercase.", "{word} -> {r}"),
+        ("What is {word} in capital letters?", "{word} -> {r}"),
     ),
     "reverse": (
-        ("Write the letters of {word} backwards.", "{r}"),
-        ("Reverse the word {word}.", "{r}"),
-        ("What is {word} spelled backwards?", "{r}"),
+        ("Write the letters of {word} backwards.", "{word} -> {r}"),
+        ("Reverse the word {word}.", "{word} -> {r}"),
+        ("What is {word} spelled backwards?", "{word} -> {r}"),
     ),
     "vowels": (
-        ("Remove the vowels from the word {word}.", "{r}"),
-        ("What is left of {word} without its vowels?", "{r}"),
+        ("Remove the vowels from the word {word}.", "{word} -> {r}"),
+        ("What is left of {word} without its vowels?", "{word} -> {r}"),
     ),
     "double": (
-        ("Write the word {word} twice with a dash between.", "{r}"),
-        ("Repeat {word} with a dash between.", "{r}"),
+        ("Write the word {word} twice with a dash between.", "{word} -> {r}"),
+        ("Repeat {word} with a dash between.", "{word} -> {r}"),
     ),
-    "ends": (("Write the first and the last letter of {word}.", "{r}"),),
+    "ends": (("Write the first and the last letter of {word}.", "{word} -> {r}"),),
 }
 _OPPOSITE = (
     ("What is the opposite of {word}?", "{r}"),
@@ -57,14 +57,14 @@ _OPPOSITE_IN_SENTENCE = (
     ("Write the contrary of this: The {thing} of {name} is {word}.", "The {thing} of {name} is {r}."),
 )
 _CATEGORY = (
-    ("What kind of thing is {a_word}?", "{r}"),
-    ("Is {a_word} {a_first} or {a_second}?", "{r}"),
-    ("Name the category of {word}.", "{r}"),
+    ("What kind of thing is {a_word}?", "The group is {r}."),
+    ("Is {a_word} {a_first} or {a_second}?", "The group is {r}."),
+    ("Name the category of {word}.", "The group is {r}."),
     ("To which group does {word} belong: {first} or {second}?", "The group is {r}."),
 )
 _MEMBER = (
-    ("Which word in this list is {a_kind}? {items}", "{r}"),
-    ("Find the {kind}: {items}", "{r}"),
+    ("Which word in this list is {a_kind}? {items}", "The {kind} is {r}."),
+    ("Find the {kind}: {items}", "The {kind} is {r}."),
     ("{name} wrote {items}. Which of these is {a_kind}?", "The {kind} is {r}."),
 )
 _PAST_TENSE = (

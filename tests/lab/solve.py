@@ -100,7 +100,7 @@ def _comparison(prompt: str, answer: str) -> bool:
     if re.search("[Ww]hich", prompt):
         return numbers(answer) == [max(a, b)]
     true = a < b if re.search("less|smaller", prompt) else a > b
-    return answer == ("yes" if true else "no")
+    return answer == f"{'yes' if true else 'no'}, {min(a, b)} < {max(a, b)}"
 
 
 def _alphabet(prompt: str, answer: str) -> bool:
@@ -119,13 +119,15 @@ def _dates(prompt: str, answer: str) -> bool:
     n = numbers(prompt)
     if iso := re.search(r"\d{4}-\d\d-\d\d", prompt):
         (days,) = numbers(prompt.replace(iso[0], ""))
-        return answer == (date.fromisoformat(iso[0]) + timedelta(days)).isoformat()
+        return answer == f"The date is {date.fromisoformat(iso[0]) + timedelta(days)}."
     if len(n) == 2:
         return numbers(answer) == [n[1] - n[0]]
     if day := next((day for day in DAYS if day in prompt), None):
         return re.findall("|".join(DAYS), answer) == [DAYS[(DAYS.index(day) + n[0]) % 7]]
     month = MONTHS.index(next(month for month in MONTHS if month in prompt))
-    return answer == MONTHS[(month + (-n[0] if "ago" in prompt else n[0])) % 12]
+    return re.findall("|".join(MONTHS), answer) == [
+        MONTHS[(month + (-n[0] if "ago" in prompt else n[0])) % 12]
+    ]
 
 
 def _units(prompt: str, answer: str) -> bool:
