@@ -49,14 +49,17 @@ RemoteCode = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="method.parameter=value, for any method used; repeatable.")
 ]
+Unused = Annotated[str | None, typer.Option(help="Taken by every verb; changes nothing here.")]
+UnusedFlag = Annotated[bool, typer.Option("--quiet", help="Taken by every verb; changes nothing here.")]
 
 
 @app.command(epilog="Example: tamis demo --out demo-out")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the laboratory and its selections.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for the laboratory and what is found.")] = Path(
         "demo-out"
     ),
     rows: Annotated[int, typer.Option(help="Rows of the laboratory's pool.")] = 4000,
+    store: Annotated[Path | None, typer.Option(help="Folder of stored things; OUT/store unless set.")] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -64,13 +67,16 @@ def demo(
     """Select on the built-in laboratory with several strategies and show what each found of the truth."""
     from tamis.cli.demo import run
 
-    run(out, rows, seed, quiet, as_json)
+    run(out, rows, seed, store or out / "store", quiet, as_json)
 
 
 @app.command(epilog="Example: tamis methods round-robin")
 def methods(
     name: Annotated[str | None, typer.Argument(help="A method or strategy; all when left out.")] = None,
     as_json: AsJson = False,
+    store: Unused = None,
+    seed: Unused = None,
+    quiet: UnusedFlag = False,
 ) -> None:
     """Show the table of methods and strategies, or one card in full."""
     from tamis.cli.methods import run
@@ -93,6 +99,7 @@ def inspect(
     quiet: Quiet = False,
     as_json: AsJson = False,
     remote_code: RemoteCode = False,
+    seed: Unused = None,
 ) -> None:
     """Show what a pool holds; with --row, one row as the model is trained on it, its loss mask in colour."""
     from tamis.cli.inspect import Given, run
@@ -179,6 +186,7 @@ def represent(
     store: StoreFolder = Path(".tamis"),
     quiet: Quiet = False,
     as_json: AsJson = False,
+    seed: Unused = None,
 ) -> None:
     """Make one representation of a pool, alone or beside other workers."""
     from tamis.cli.represent import run
@@ -197,6 +205,8 @@ def export(
     out: Annotated[Path, typer.Option(help="File (for hf: folder) to write.")],
     quiet: Quiet = False,
     as_json: AsJson = False,
+    store: Unused = None,
+    seed: Unused = None,
 ) -> None:
     """Write a subset in the format of a trainer."""
     from tamis.cli.export import run
@@ -212,6 +222,8 @@ def doctor(
     store: StoreFolder = Path(".tamis"),
     as_json: AsJson = False,
     remote_code: RemoteCode = False,
+    seed: Unused = None,
+    quiet: UnusedFlag = False,
 ) -> None:
     """Check this machine, the optional packages, a store, and whether batching changes a model's vectors."""
     from tamis.cli.doctor import run

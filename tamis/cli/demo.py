@@ -21,7 +21,7 @@ STRATEGIES = (
 )  # fmt: skip
 
 
-def run(out: Path, rows: int, seed: int, quiet: bool, as_json: bool) -> None:
+def run(out: Path, rows: int, seed: int, store: Path, quiet: bool, as_json: bool) -> None:
     """Write the laboratory, select for each of its skills, and show the share of the truth that was found."""
     from tamis.lab import write_lab
     from tamis.pools.read import read_pool
@@ -30,7 +30,7 @@ def run(out: Path, rows: int, seed: int, quiet: bool, as_json: bool) -> None:
     from tamis.study.strategies import resolve
 
     start = time.monotonic()
-    lab, store = out / "lab", out / "store"
+    lab = out / "lab"
     write_lab(lab, rows=rows, seed=seed)
     pool = read_pool([lab / "pool.jsonl"], store=store)
     if not quiet:

@@ -24,7 +24,6 @@ def read(
     store: Path,
     *,
     skip_bad_rows: bool = False,
-    rejected: Path | None = None,
     quiet: bool = True,
 ) -> Pool:
     """Read a pool and say what was left out of it."""
@@ -35,7 +34,6 @@ def read(
         map=mapping_of(maps),
         skip_bad_rows=skip_bad_rows,
         store=store,
-        rejected=rejected,
         quiet=quiet,
     )
     if not quiet:

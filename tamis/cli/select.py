@@ -42,15 +42,7 @@ def run(given: Given, options: Settings) -> None:
     strategies = resolve(split_names(given.strategy), parse_settings(given.settings))
     budgets = [parse_budget(text) for text in split_names(given.budget)]
     paths = named_paths(given.query)
-    rejected = given.out / "rejected.jsonl"
-    pool = read(
-        given.pool,
-        given.maps,
-        options.store,
-        skip_bad_rows=given.skip_bad_rows,
-        rejected=rejected,
-        quiet=options.quiet,
-    )
+    pool = read(given.pool, given.maps, options.store, skip_bad_rows=given.skip_bad_rows, quiet=options.quiet)
     queries = {name: read([path], given.maps, options.store) for name, path in paths.items()}
     request = Request(strategies, budgets, queries, given.seed, given.within, given.allow_underflow, options)
     subsets = select(pool, request, given.out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from tamis.core.digest import digest
 from tamis.core.errors import RequestError
+from tamis.core.files import replacing
 from tamis.study.budget import Budget, parse_budget
 from tamis.study.manifest import begin_manifest, finish_manifest
 from tamis.study.signals import Settings, Signal, prepared, signal_of
@@ -142,6 +144,7 @@ def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
     name = digest(recipe)
     if out is not None:
         begin_manifest(out, name, recipe)
+        _copy_rejected(pool, out)
     tokens = rendered_tokens(pool, request.settings) if request.settings.model is not None else None
     subsets: list[Subset] = []
     signals: dict[str, Signal] = {}
@@ -156,6 +159,14 @@ def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
             subset.write(out)
         finish_manifest(out, name, recipe, pool, request, signals, subsets)
     return subsets
+
+
+def _copy_rejected(pool: Pool, out: Path) -> None:
+    """Put the rows that could not be read beside the subsets."""
+    path = Path(pool.path) / "rejected.jsonl"
+    if path.exists():
+        with replacing(out / path.name) as temporary:
+            shutil.copyfile(path, temporary)
 
 
 def rendered_tokens(pool: Pool, settings: Settings) -> np.ndarray:

@@ -130,6 +130,12 @@ def test_wrong_requests_exit_2_before_any_work(arguments: list[str], message: st
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("verb", ["demo", "methods", "inspect", "select", "represent", "export", "doctor"])
+def test_every_verb_takes_the_common_flags(verb: str) -> None:
+    text = tamis(verb, "--help").stdout
+    assert all(f"--{flag} " in text for flag in ("store", "seed", "quiet", "json", "help"))
+
+
 def test_methods_and_doctor(lab: Path, chosen: tuple[Path, Any]) -> None:
     listed = json.loads(tamis("methods", "--json").stdout)
     assert {"rds", "round-robin", "length"} <= {method["name"] for method in listed["methods"]}
