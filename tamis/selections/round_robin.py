@@ -104,14 +104,14 @@ class _Walk:
     lost_turns: int = 0
 
     def run(self, limit: int) -> None:
-        """Append up to `limit` picks; fewer only when no query has a row left."""
+        """Append up to `limit` picks; fewer only when no usable row is left."""
         m, skip, repeat = self.similarity.m, self.duplicates == "skip", self.duplicates == "as-printed"
         taken = bytearray(self.similarity.n)
         after = After(np.full(m, np.inf), np.full(m, -1))
         lists = self._fetch(limit, taken, after)
         rows, length, cursor = [memoryview(r) for r in lists.rows], lists.length.tolist(), [0] * m
-        query = idle = 0
-        while len(self.picks) < limit and idle < m:
+        query = 0
+        while len(self.picks) < limit:
             mine, at, end = rows[query], cursor[query], length[query]
             while skip and at < end and taken[mine[at]]:
                 at += 1
@@ -121,19 +121,16 @@ class _Walk:
                 rows, length, cursor = [memoryview(r) for r in lists.rows], lists.length.tolist(), [0] * m
                 continue
             if at == end:
-                idle += 1
+                return  # every usable row is in every list, so all of them are taken
+            row = mine[at]
+            if taken[row] and not repeat:
+                self.lost_turns += 1
             else:
-                idle = 0
-                row = mine[at]
-                if taken[row] and not repeat:
-                    self.lost_turns += 1
-                else:
-                    taken[row] = 1
-                    self.picks.append(row)
-                    self.gains.append(float(lists.scores[query, at]))
-                    self.actors.append(query)
-                at += 1
-            cursor[query] = at
+                taken[row] = 1
+                self.picks.append(row)
+                self.gains.append(float(lists.scores[query, at]))
+                self.actors.append(query)
+            cursor[query] = at + 1
             query = query + 1 if query + 1 < m else 0
 
     def _fetch(self, wanted: int, taken: bytearray, after: After) -> Lists:
