@@ -73,18 +73,18 @@ def dates(rng: Random) -> Question:
     """Days of the week, months, ISO dates and spans within a month."""
     kind, name = rng.randrange(4), rng.choice(NAMES)
     if kind == 0:
-        day, n = rng.randrange(7), rng.randrange(2, 13)
+        day, n = rng.randrange(7), rng.randrange(2, 9)
         right = WEEKDAYS[(day + n) % 7]
         return ask(rng, _WEEKDAY, right, other(rng, WEEKDAYS, right), n=n, day=WEEKDAYS[day], name=name)
     if kind == 1:
-        month, n = rng.randrange(12), rng.randrange(2, 12)
+        month, n = rng.randrange(12), rng.randrange(2, 7)
         prompt, _ = form = rng.choice(_MONTH)
         right = MONTHS[(month + n) % 12]
         if "{back}" in prompt:
             right = MONTHS[(month - n) % 12]
         return ask(rng, (form,), right, other(rng, MONTHS, right), n=n, back=n, month=MONTHS[month])
     if kind == 2:
-        n = rng.randrange(1, 15)
+        n = rng.randrange(1, 8)
         start = date(2001 + rng.randrange(29), 1 + rng.randrange(12), 1 + rng.randrange(28))
         later, slip = start + timedelta(n), start + timedelta(near(rng, n))
         return ask(rng, _DATE, later.isoformat(), slip.isoformat(), n=n, day=start.isoformat())
@@ -97,7 +97,7 @@ def dates(rng: Random) -> Question:
 def units(rng: Random) -> Question:
     """A whole number of one unit in a smaller one."""
     small, large, factor = rng.choice(UNITS)
-    n = rng.randrange(2, 26)
+    n = rng.randrange(2, 13)
     wrong = rng.choice([n * factor * 10, n * factor + factor, n * (factor + 2)])
     return ask(rng, _CONVERT, n * factor, wrong, n=n, small=small, large=large, name=rng.choice(NAMES))
 

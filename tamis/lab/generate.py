@@ -30,7 +30,8 @@ CORPUS_SEEDS = range(1_000_000, 2_000_000)  # text for training nano models; no 
 
 _SOURCE_WEIGHTS = (4, 3, 2, 1, 1)  # turned from skill to skill: a source hints at a skill, no more
 _KINDS: tuple[str | None, ...] = (*SKILLS, None, None, None, None)  # one row in five is of no skill
-_MAX_TRIES = 5000
+_CORPUS_KINDS: tuple[str | None, ...] = (*SKILLS, None)  # talk is easy: less of it to learn from
+_MAX_TRIES = 2000
 
 Row = dict[str, Any]
 
@@ -120,7 +121,7 @@ def write_lab(
 
 
 def corpus(rows: int, seed: int) -> Iterator[list[dict[str, str]]]:
-    """`rows` clean conversations of the pool's part, in mixed order, for training a nano model from scratch.
+    """`rows` clean conversations of the pool's part, skills and talk in equal shares, for training a nano.
 
     `seed` must be in CORPUS_SEEDS, where no pool's seed can be.
     """
@@ -131,7 +132,7 @@ def corpus(rows: int, seed: int) -> Iterator[list[dict[str, str]]]:
         )
     rng = Random(seed)
     for _ in range(rows):
-        yield _row(_draft(rng, rng.choice(_KINDS), "pool", set()).messages)["messages"]
+        yield _row(_draft(rng, rng.choice(_CORPUS_KINDS), "pool", set()).messages)["messages"]
 
 
 def _check(rows: int, seed: int, fault_share: float, query_rows: int, test_rows: int) -> None:

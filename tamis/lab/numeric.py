@@ -80,8 +80,8 @@ _LARGER_OF = (
 
 
 def arithmetic(rng: Random) -> Question:
-    """Sums and differences below 120."""
-    a, b = rng.randrange(2, 60), rng.randrange(2, 60)
+    """Sums and differences of numbers up to 20."""
+    a, b = rng.randrange(2, 21), rng.randrange(2, 21)
     slots = {"name": rng.choice(NAMES), "things": rng.choice(THINGS)}
     if rng.randrange(2):
         return ask(rng, _SUM, a + b, near(rng, a + b), a=a, b=b, **slots)
@@ -90,16 +90,16 @@ def arithmetic(rng: Random) -> Question:
 
 
 def multiplication(rng: Random) -> Question:
-    """Products up to 20 times 12."""
-    a, b = rng.randrange(2, 21), rng.randrange(2, 13)
+    """Products up to 12 times 10."""
+    a, b = rng.randrange(2, 13), rng.randrange(2, 11)
     return ask(
         rng, _PRODUCT, a * b, near(rng, a * b), a=a, b=b, name=rng.choice(NAMES), things=rng.choice(THINGS)
     )
 
 
 def sort_numbers(rng: Random) -> Question:
-    """Three to five different numbers below 100, up or down."""
-    items = rng.sample(range(1, 100), rng.randrange(3, 6))
+    """Three or four different numbers below 60, up or down."""
+    items = rng.sample(range(1, 60), rng.randrange(3, 5))
     down = rng.randrange(3) == 0
     right = sorted(items, reverse=down)
     forms = _SORT_DOWN if down else _SORT
@@ -131,10 +131,10 @@ def sequences(rng: Random) -> Question:
         wrong = cycle[(len(shown) + 1) % len(cycle)]
         return ask(rng, _NEXT, right, wrong, items=listed(shown), name=name)
     if kind == 2:
-        first = rng.randrange(1, 13)
+        first = rng.randrange(1, 10)
         terms = [first << i for i in range(5)]
     else:
-        first, step = rng.randrange(1, 40), rng.choice((1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
+        first, step = rng.randrange(1, 21), rng.choice((1, 2, 3, 4, 5, 10))
         terms = [first + step * i for i in range(5)]
         if rng.randrange(3) == 0:
             terms.reverse()
@@ -143,7 +143,7 @@ def sequences(rng: Random) -> Question:
 
 def comparison(rng: Random) -> Question:
     """Which of two numbers is larger, or whether one is."""
-    a, b = rng.sample(range(1, 200), 2)
+    a, b = rng.sample(range(1, 100), 2)
     name, second = rng.sample(NAMES, 2)
     slots: dict[str, object] = {"name": name, "second": second, "things": rng.choice(THINGS)}
     slots |= {"a": a, "b": b, "low": min(a, b), "high": max(a, b)}

@@ -163,7 +163,7 @@ def past_tense(rng: Random) -> Question:
 
 def alphabet(rng: Random) -> Question:
     """Letters some places away, places of letters, letters of places."""
-    place, n = rng.randrange(26), rng.randrange(1, 9)
+    place, n = rng.randrange(26), rng.randrange(1, 6)
     kind = rng.randrange(4)
     if kind == 0:
         slots = {"letter": LETTERS[place], "name": rng.choice(NAMES)}
