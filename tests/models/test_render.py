@@ -250,7 +250,8 @@ BUILT_IN = {
     "alpaca": "Be brief.\n\n### Instruction:\na\n\n### Response:\nb</s>"
     "\n\n### Instruction:\nc\n\n### Response:\nd</s>",
     "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n a <|im_end|>\n"
-    "<|im_start|>assistant\n b <|im_end|>\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\nd<|im_end|>\n",
+    "<|im_start|>assistant\n b <|im_end|>\n<|im_start|>user\nc<|im_end|>\n"
+    "<|im_start|>assistant\nd<|im_end|>\n",
     "none": "Be brief.\n a \n b </s>\nc\nd</s>",
 }
 ENDS = {
