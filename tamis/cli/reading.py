@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tamis.core.errors import RequestError
 
@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from tamis.pools.pool import Pool
 
 
-def mapping_of(maps: Sequence[str] | None) -> Any:
-    """`--map` texts → what `read_pool` takes: None, or the texts."""
-    return list(maps) if maps else None
+def mapping_of(maps: Sequence[str] | None) -> str | None:
+    """`--map` texts → what `read_pool` takes: one mapping file, or `field=column` texts joined."""
+    if not maps:
+        return None
+    if len(maps) > 1 and any("=" not in text for text in maps):
+        raise RequestError(f"--map {', '.join(maps)}: give one mapping file, or field=column texts")
+    return ",".join(maps)
 
 
 def read(

@@ -96,7 +96,7 @@ def read_chosen(folder: Path) -> Chosen:
 
     from tamis.pools.pool import Pool
 
-    path, manifest = folder / "selection.parquet", folder.parents[2] / "manifest.json"
+    path, manifest = folder / "selection.parquet", folder.resolve().parents[2] / "manifest.json"
     for needed in (path, manifest):
         if not needed.exists():
             raise RequestError(
