@@ -20,7 +20,8 @@ from typing import Any
 from tamis.core.errors import TamisError
 from tamis.core.files import write_json
 from tamis.core.store import Store, Thing
-from tamis.pools.ingest import Input, Segment, Shard
+from tamis.pools.ingest import Shard
+from tamis.pools.inputs import Input, Segment
 from tamis.pools.segments import changed
 
 _ALONE_BYTES = 64 << 20

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +13,13 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tamis.core.errors import PoolError
-from tamis.pools.containers import BOM, blocks
-from tamis.pools._fast import FAST
-from tamis.pools.identity import ID_BYTES, row_id, text_id
-from tamis.pools.mapping import Rule
-from tamis.pools.scan import LONGEST_BYTES, elements
-from tamis.pools.shapes import SHAPES, BadRow, Turns, named, shape_of_keys
-from tamis.pools.tables import Item, arrow_rows, csv_rows, yaml_rows
+from tamis.pools.convert import Converter
+from tamis.pools.identity import ID_BYTES
+from tamis.pools.inputs import Input, Segment, items, segment_bytes
+from tamis.pools.shapes import Turns
 
 GROUP_ROWS = 4096
 _GROUP_BYTES = 32 << 20
-_KEY_SETS = 4096
-_BREAKS = re.compile(rb"[ \t\r\n]*\n[ \t\r\n]*")
 _FIRST_REASONS = 10
 
 SCHEMA = pa.schema(
@@ -46,30 +35,6 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Input:
-    """One input file as the reader knows it: number in the pool, container, content digest, and its rule."""
-
-    path: str
-    name: str
-    stem: str
-    kind: str
-    codec: str | None
-    digest: str
-    bytes: int
-    rule: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A whole file (`stop` None), or the lines of a JSON-lines file that begin in the bytes [start, stop)."""
-
-    file: int
-    start: int = 0
-    stop: int | None = None
-    line: int = 1
-
-
 @dataclass
 class Tally:
     """What was seen of one file in one shard."""
@@ -81,117 +46,8 @@ class Tally:
     reasons: list[tuple[int, str]] = field(default_factory=list)
 
 
-# --- rows of a segment, as batches of (lines, bytes) or of items ------------------------------------------
-
-
-def segment_bytes(file: Input, segment: Segment) -> Iterator[bytes]:
-    """Blocks of whole lines."""
-    rest = b""
-    if segment.stop is None:
-        source = blocks(Path(file.path), file.name)
-    else:
-        source = _range_blocks(file, segment.start, segment.stop)
-    for block in source:
-        cut = block.rfind(b"\n") + 1
-        if not cut:
-            rest += block
-            if len(rest) > LONGEST_BYTES:
-                raise PoolError(f"{file.name}: a line is longer than {LONGEST_BYTES >> 20} MiB")
-            continue
-        yield rest + block[:cut]
-        rest = block[cut:]
-    if rest:
-        yield rest
-
-
-def _range_blocks(file: Input, start: int, stop: int) -> Iterator[bytes]:
-    with open(file.path, "rb") as stream:
-        if start:
-            stream.seek(start - 1)
-            stream.readline()  # the line that began before belongs to the segment before
-        while (at := stream.tell()) < stop:
-            block = stream.read(min(1 << 20, stop - at))
-            if not block:
-                return
-            if at + len(block) >= stop and not block.endswith(b"\n"):
-                block += stream.readline()
-            yield block.removeprefix(BOM) if at == 0 else block
-
-
-def items(file: Input) -> Iterator[Item]:
-    """Items of any container but JSON lines; the row of a JSON element is None, to be parsed."""
-    path = Path(file.path)
-    if file.kind in ("array", "object"):
-        for line, raw in elements(blocks(path, file.name), file.name, file.kind == "object"):
-            yield line, raw, None
-    elif file.kind == "csv":
-        given = file.rule or {}
-        names = ("columns", "header", "delimiter", "quoted")
-        yield from csv_rows(path, file.name, **{name: given[name] for name in names if name in given})
-    elif file.kind == "yaml":
-        yield from yaml_rows(path, file.name)
-    else:
-        yield from arrow_rows(path, file.name, file.codec, file.kind == "parquet")
-
-
-def first_items(file: Input, count: int) -> list[Item]:
-    """The first items of a file, for a look before any work."""
-    if file.kind != "jsonl":
-        return list(islice(items(file), count))
-    found: list[Item] = []
-    for block in segment_bytes(file, Segment(0)):
-        found += [(0, raw, None) for raw in block.split(b"\n") if raw.strip()]
-        if len(found) >= count:
-            break
-    return found[:count]
-
-
-# --- one row ---------------------------------------------------------------------------------------------
-
-
-def parse(raw: bytes) -> Any:
-    """The JSON value of a row; NaN and Infinity, which Python writes, are read as well."""
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        reason = str(error)
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        if raw.lstrip().startswith(b"<<<<<<< "):
-            reason = "an unresolved merge-conflict marker"
-        elif not _is_utf8(raw):
-            reason = "not UTF-8"
-        raise BadRow(f"invalid JSON: {reason}") from None
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def unwrapped(row: Any) -> dict[str, Any]:
-    """The object of a row, which may stand alone in a list."""
-    if type(row) is list and len(row) == 1:
-        row = row[0]
-    if type(row) is not dict:
-        raise BadRow(f"the row is {named(row)}, expected an object")
-    return row
-
-
-def source_of(row: dict[str, Any], stem: str) -> str:
-    """The row's own `source` or `dataset` when it is text, else `stem`."""
-    for name in ("source", "dataset"):
-        value = row.get(name)
-        if type(value) is str and value.strip():
-            return value
-    return stem
-
-
-# --- a shard ---------------------------------------------------------------------------------------------
+_ROLE_CODES = {"system": 0, "user": 1, "assistant": 2, "tool": 3}
+_USER, _ASSISTANT = 1, 2
 
 
 class Shard:
@@ -224,8 +80,7 @@ class Shard:
 
     def read(self, number: int, file: Input, segment: Segment) -> None:
         """Read one segment to its end."""
-        rule = Rule.from_dict(file.rule) if file.rule else None
-        rows = _Rows(self, number, file, rule if rule and rule.converts else None)
+        rows = Converter(self, number, file, self.tallies.setdefault(number, Tally()))
         if file.kind == "jsonl":
             line = segment.line
             for block in segment_bytes(file, segment):
@@ -364,128 +219,3 @@ class Shard:
             "sources": list(self.names),
             "files": {str(number): vars(tally) for number, tally in self.tallies.items()},
         }
-
-
-_ROLE_CODES = {"system": 0, "user": 1, "assistant": 2, "tool": 3}
-_USER, _ASSISTANT = 1, 2
-
-
-class _Rows:
-    """Conversion of the rows of one file: a quick way for rows without surprises, a careful way for the rest."""
-
-    def __init__(self, shard: Shard, number: int, file: Input, rule: Rule | None) -> None:
-        self.shard, self.number, self.file, self.rule = shard, number, file, rule
-        self.tally = shard.tallies.setdefault(number, Tally())
-        self.known: dict[tuple[str, ...], list[Any]] = {}
-
-    def fast(self, line: int, raws: list[bytes]) -> None:
-        """JSON lines without a rule. What is not as expected goes to `careful`, which comes to the same."""
-        shard, known, loads, dumps = self.shard, self.known, orjson.loads, orjson.dumps
-        add_id, add_text, add_original = shard.ids.append, shard.texts.append, shard.originals.append
-        flat, cleaned, add_turns, add_line = shard.flat, shard.clean, shard.turns.append, shard.lines.append
-        add_source = shard.sources.append
-        own = shard.names.setdefault(self.file.stem, len(shard.names))
-        for at, raw in enumerate(raws, line):
-            try:
-                row = loads(raw)
-                entry = known[tuple(row)]
-                turns = entry[0](row)
-                clean = [text.strip() for text in turns]
-                payload = dumps(clean)
-            except (ValueError, KeyError, TypeError, AttributeError, BadRow):
-                if raw.strip():
-                    self.careful(at, raw, None)
-                continue
-            key = blake2b(payload, digest_size=16).digest()
-            add_id(key)
-            add_text(key if clean == turns else blake2b(dumps(turns), digest_size=16).digest())
-            flat += turns
-            cleaned += clean
-            add_turns(len(turns) >> 1)
-            add_source(self._source(row) if entry[1] else own)
-            add_line(at)
-            add_original(raw)
-            entry[2] += 1
-        shard.files += [self.number] * (len(shard.ids) - len(shard.files))
-        shard.bytes += sum(map(len, raws))
-
-    def _source(self, row: dict[str, Any]) -> int:
-        names = self.shard.names
-        return names.setdefault(source_of(row, self.file.stem), len(names))
-
-    def careful(self, line: int, raw: bytes | None, value: Any) -> None:
-        """Any row: parsed if that is due, converted, and added, or rejected with the reason."""
-        shard = self.shard
-        try:
-            if isinstance(value, BadRow):
-                raise value
-            row = unwrapped(parse(raw) if value is None and raw is not None else value)
-            original = self._original(raw, value, row)
-            made = list(self._converted(row))
-            hashed = [(*_hashed(turns), turns, source, narrowed) for turns, source, narrowed in made]
-        except BadRow as error:
-            shown = raw if raw is not None else _as_json(value)
-            shard.reject(self.file, self.tally, line, shown, str(error))
-            return
-        for key, whole, turns, source, narrowed in hashed:
-            shard.add(key, whole, turns, source)
-            shard.files.append(self.number)
-            shard.lines.append(line)
-            shard.originals.append(original if narrowed is None else narrowed)
-            shard.bytes += len(original)
-            self.tally.rows += 1
-
-    def _original(self, raw: bytes | None, value: Any, row: dict[str, Any]) -> bytes:
-        """The row as one JSON line: untouched when it was one, of a pretty-printed one without its line breaks."""
-        if raw is None or value is not None:
-            return _as_json(row)
-        return _BREAKS.sub(b" ", raw) if b"\n" in raw else raw
-
-    def _converted(self, row: dict[str, Any]) -> Iterator[tuple[Turns, str, bytes | None]]:
-        """(turns, source, original when it is not the whole row) of everything that a row gives."""
-        if self.rule is not None:
-            made = self.rule.rows(row)
-            if not made:
-                raise BadRow(f"the map finds no {' of '.join(reversed(self.rule.each))} in the row")
-            self.tally.shapes["map"] += len(made)
-            for turns, source, narrowed in made:
-                yield turns, source or source_of(row, self.file.stem), narrowed
-            return
-        keys = tuple(row)
-        shape = shape_of_keys(keys)
-        if shape is None:
-            raise BadRow(f"no known shape; its keys are {', '.join(map(str, keys)) or 'none'}")
-        turns = SHAPES[shape](row)
-        if len(self.known) < _KEY_SETS:
-            self.known.setdefault(keys, [FAST.get(shape, SHAPES[shape]), "source" in row or "dataset" in row, 0])
-        self.tally.shapes[shape] += 1
-        if "tools" in row:
-            self.tally.notes["tools are not rendered"] += 1
-        if shape == "alpaca" and type(row.get("output")) is list:
-            self.tally.notes["of several outputs the first is read"] += 1
-        yield turns, source_of(row, self.file.stem), None
-
-    def close(self) -> None:
-        """Count what the quick way has read."""
-        for keys, (_, _, count) in self.known.items():
-            if count:
-                self.tally.rows += count
-                self.tally.shapes[str(shape_of_keys(keys))] += count
-                if "tools" in keys:
-                    self.tally.notes["tools are not rendered"] += count
-
-
-def _hashed(turns: Turns) -> tuple[bytes, bytes]:
-    """(id, hash of the turns as they are)."""
-    try:
-        return row_id(turns), text_id(turns)
-    except TypeError:
-        raise BadRow("text with half of a surrogate pair, which UTF-8 cannot hold") from None
-
-
-def _as_json(value: Any) -> bytes:
-    """A row of a table as one JSON line; what JSON lacks (bytes, decimals, dates) becomes text."""
-    try:
-        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError as error:
-        raise BadRow(f"the row cannot be written as JSON: {error}") from error

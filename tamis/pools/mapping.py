@@ -19,8 +19,8 @@ a YAML list; the first entry whose `match` fits the path of a file is used for e
       delimiter: "\\t"
       quoted: false                    # quotes are text, every line is a row
 
-Templates are Jinja in a sandbox over the columns of the row; with `each`, over those of the item too (an item
-that is not an object is `item`). A missing field, null, a list or an object in a text makes the row bad. Loops
+Templates are Jinja in a sandbox over the columns of the row (a column whose name has a space is `row["its name"]`);
+with `each`, over those of the item too (an item that is not an object is `item`). A missing field, null, a list or an object in a text makes the row bad. Loops
 run over lists of the row alone: there is no `range`, and nothing that multiplies or pads text.
 """
 
@@ -29,27 +29,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath
 from typing import Any
 
 import jinja2
 import jinja2.sandbox
 import orjson
-import yaml
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import LoopContext
 
-from tamis.core.errors import RequestError, unknown_name
 from tamis.pools.shapes import ROLES, SHAPES, BadRow, Turns, named, shape_of_keys, text_of, turn_list
 
-FIELDS = (
-    "instruction", "input", "context", "output", "response", "history", "prompt", "completion", "question",
-    "answer", "explanation", "system", "messages", "conversations", "conversation", "chosen", "rejected", "source",
-)  # fmt: skip
-_WAYS = ("turns", "fields", "messages_from", "tokens")
-_KEYS = ("match", *_WAYS, "each", "source", "columns", "header", "delimiter", "quoted")
+WAYS = ("turns", "fields", "messages_from", "tokens")
 _METHODS = frozenset(
-    "split rsplit splitlines strip lstrip rstrip replace startswith endswith find lower upper capitalize "
-    "partition rpartition removeprefix removesuffix get items keys values index count".split()
+    ["split", "rsplit", "splitlines", "strip", "lstrip", "rstrip", "replace", "startswith", "endswith", "find", "lower", "upper", "capitalize", "partition", "rpartition", "removeprefix", "removesuffix", "get", "items", "keys", "values", "index", "count"]
 )
+_LOOP = ("index", "index0", "first", "last", "length")
 _NO_FILTERS = ("center", "indent", "wordwrap", "format", "pprint", "random", "urlize", "xmlattr", "tojson", "replace")
 
 
@@ -59,11 +53,13 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["*", "**", "%"])
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, LoopContext):
+            return attr in _LOOP
         return attr in _METHODS and type(obj) in (str, dict, list)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" or not all(type(side) in (int, float) for side in (left, right)):
-            raise jinja2.sandbox.SecurityError(f"{operator} on {named(left)} and {named(right)} is not allowed")
+            raise SecurityError(f"{operator} on {named(left)} and {named(right)} is not allowed")
         return super().call_binop(context, operator, left, right)
 
 
@@ -75,7 +71,7 @@ def _plain_text(value: Any) -> Any:
 
 def _replace(text: Any, old: Any, new: Any) -> str:
     if not old:
-        raise jinja2.sandbox.SecurityError("replace needs something to replace")
+        raise SecurityError("replace needs something to replace")
     return str(text).replace(str(old), str(new))
 
 
@@ -90,13 +86,13 @@ def _environment() -> _Sandbox:
 
 
 @functools.cache
-def _compiled(text: str) -> jinja2.Template:
+def compiled(text: str) -> jinja2.Template:
     return _environment().from_string(text)
 
 
 def _rendered(text: str, fields: Mapping[str, Any], where: str) -> str:
     try:
-        return _compiled(text).render(fields)
+        return compiled(text).render({"row": fields, **fields})
     except jinja2.UndefinedError as error:
         raise BadRow(f"{where}: {error}") from error
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
@@ -111,11 +107,6 @@ class Rule:
 
     entry: Mapping[str, Any]
 
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> Rule:
-        """The rule of an entry that `read_map` has checked."""
-        return cls(entry)
-
     @property
     def each(self) -> list[str]:
         """Names of the lists, outer first, whose items become rows."""
@@ -125,7 +116,7 @@ class Rule:
     @property
     def converts(self) -> bool:
         """Whether it makes the turns itself; else it only names columns, and the shape is found by looking."""
-        return any(way in self.entry for way in _WAYS) or bool(self.each)
+        return any(way in self.entry for way in WAYS) or bool(self.each)
 
     def rows(self, row: dict[str, Any]) -> list[tuple[Turns, str | None, bytes | None]]:
         """(turns, source or None, the row narrowed to one item or None) of each row that `row` gives."""
@@ -218,134 +209,3 @@ def _places(text: str, mark: str) -> Iterator[int]:
     while at >= 0:
         yield at
         at = text.find(mark, at + len(mark))
-
-
-# --- reading and checking --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Map:
-    """A field map (`fields`) or the entries of a mapping file, in order."""
-
-    fields: Mapping[str, str] | None = None
-    entries: tuple[Mapping[str, Any], ...] = ()
-
-    def entry_for(self, path: Path) -> dict[str, Any] | None:
-        """The first entry whose `match` fits the path, without `match`; None when none does."""
-        for entry in self.entries:
-            if PurePath(path).match(entry["match"]):
-                return {key: value for key, value in entry.items() if key != "match"}
-        return None
-
-
-def read_map(given: str | Path | Mapping[str, str] | None) -> Map:
-    """The map that was given: a dict or text of fields, or the path of a mapping file; all faults at once."""
-    if given is None:
-        return Map()
-    if isinstance(given, Mapping):
-        return Map(fields=_checked_fields(given))
-    text = str(given)
-    if "=" in text and not Path(text).exists():
-        pairs = [part.partition("=") for part in text.split(",")]
-        if any(not name.strip() or not column.strip() for name, _, column in pairs):
-            raise RequestError(f"--map {text}: expected field=column,field=column or the path of a mapping file")
-        return Map(fields=_checked_fields({name.strip(): column.strip() for name, _, column in pairs}))
-    return Map(entries=_file_entries(Path(text)))
-
-
-def _checked_fields(fields: Mapping[str, Any]) -> dict[str, str]:
-    for field, column in fields.items():
-        if field not in FIELDS:
-            raise unknown_name("field of a map", str(field), FIELDS)
-        if not isinstance(column, str):
-            raise RequestError(f"the map's {field} is {named(column)}, expected the name of a column")
-    if shape_of_keys(fields) is None:
-        raise RequestError(
-            f"the map names {', '.join(fields) or 'nothing'}, which makes no conversation; "
-            "name for example instruction and output, prompt and completion, or messages"
-        )
-    return dict(fields)
-
-
-def _file_entries(path: Path) -> tuple[Mapping[str, Any], ...]:
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RequestError(f"{path}: no such mapping file") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RequestError(f"{path}: not a mapping file: {error}") from error
-    if not isinstance(entries, list) or not entries:
-        raise RequestError(f"{path}: a mapping file is a list of entries ('- match: …')")
-    faults = [fault for i, entry in enumerate(entries) for fault in _faults(entry, f"[{i}]")]
-    if faults:
-        raise RequestError("\n".join(f"{path}: {fault}" for fault in faults))
-    return tuple(entries)
-
-
-def _faults(entry: Any, at: str) -> Iterator[str]:
-    """What is wrong with one entry, each with its key path."""
-    if not isinstance(entry, dict):
-        yield f"{at} is {named(entry)}, expected an object with match"
-        return
-    for key in entry:
-        if key not in _KEYS:
-            yield f"{at}.{unknown_name('key', str(key), _KEYS)}"
-    ways = [way for way in _WAYS if way in entry]
-    if len(ways) > 1:
-        yield f"{at} has {' and '.join(ways)}; one of them is enough"
-    types = {"match": str, "each": (str, list), "messages_from": str, "source": str, "header": bool}
-    types |= {"delimiter": str, "quoted": bool, "columns": list, "turns": list, "fields": dict, "tokens": dict}
-    if "match" not in entry:
-        yield f"{at} has no match"
-    for key, expected in types.items():
-        if key in entry and (not isinstance(entry[key], expected) or not entry[key] and entry[key] is not False):
-            yield f"{at}.{key} is {named(entry[key])} {entry[key]!r}, which does not fit"
-            return
-    for key in ("each", "columns"):
-        if any(not isinstance(name, str) for name in entry.get(key, [])):
-            yield f"{at}.{key} must name columns in text"
-    if entry.get("header") is False and "columns" not in entry:
-        yield f"{at}.header is false, so columns must name the cells"
-    if len(entry.get("delimiter", ",")) != 1:
-        yield f"{at}.delimiter must be one character"
-    yield from _way_faults(entry, at)
-
-
-def _way_faults(entry: Mapping[str, Any], at: str) -> Iterator[str]:
-    for i, turn in enumerate(entry.get("turns", [])):
-        here = f"{at}.turns[{i}]"
-        if not isinstance(turn, dict) or set(turn) != {"role", "content"}:
-            yield f"{here} must have role and content, and nothing else"
-        elif turn["role"] not in ROLES:
-            yield f"{here}.role: {unknown_name('role', str(turn['role']), ROLES)}"
-        else:
-            yield from _template_faults(turn["content"], f"{here}.content")
-    if "source" in entry:
-        yield from _template_faults(entry["source"], f"{at}.source")
-    if "fields" in entry:
-        try:
-            _checked_fields(entry["fields"])
-        except RequestError as error:
-            yield f"{at}.fields: {error}"
-    if "tokens" in entry:
-        tokens = entry["tokens"]
-        if not set(tokens) <= {"column", "roles", "drop"} or not isinstance(tokens.get("column"), str):
-            yield f"{at}.tokens must have column, roles and drop, and nothing else"
-        elif not isinstance(tokens.get("roles"), dict) or not tokens["roles"] or "" in tokens["roles"]:
-            yield f"{at}.tokens.roles must give a role to every token"
-        else:
-            for mark, role in tokens["roles"].items():
-                if role not in ROLES:
-                    yield f"{at}.tokens.roles.{mark}: {unknown_name('role', str(role), ROLES)}"
-            if not all(isinstance(part, str) and part for part in tokens.get("drop", [])):
-                yield f"{at}.tokens.drop must be a list of texts"
-
-
-def _template_faults(text: Any, at: str) -> Iterator[str]:
-    if not isinstance(text, str):
-        yield f"{at} is {named(text)}, expected a template"
-        return
-    try:
-        _compiled(text)
-    except jinja2.TemplateError as error:
-        yield f"{at}: {error}"

@@ -16,19 +16,24 @@ from tamis.core.digest import canonical
 from tamis.core.files import replacing
 from tamis.core.store import Thing
 from tamis.pools.identity import first_occurrences
-from tamis.pools.ingest import Input
+from tamis.pools.inputs import Input
 from tamis.pools.pool import FileReport
 
 _FIRST_BAD = 10
 REJECTED = "rejected.jsonl"
 
 
-def merge(thing: Thing, files: Sequence[Input]) -> dict[str, Any]:
-    """Write the arrays of the kept rows into the partial thing; gives its summary."""
+def merge(thing: Thing, files: Sequence[Input], duplicates: bool) -> dict[str, Any]:
+    """Write the arrays of the kept rows into the partial thing; gives its summary.
+
+    `duplicates`: merge equal rows into the first; else all are kept.
+    """
     facts = [json.loads((thing.part / f"facts-{i:05d}.json").read_text()) for i in range(thing.shards)]
     names, codes = _sources(thing, facts)
     ids = np.concatenate(thing.arrays("ids"))
-    kept, counts = first_occurrences(ids)
+    kept, counts = np.arange(len(ids), dtype=np.int64), np.ones(len(ids), np.int32)
+    if duplicates:
+        kept, counts = first_occurrences(ids)
     file_of = np.concatenate(thing.arrays("file"))
     merged = np.bincount(file_of, minlength=len(files)) - np.bincount(file_of[kept], minlength=len(files))
     sources, names = _renumbered(codes[kept], names)

@@ -22,8 +22,9 @@ from tamis.core.store import Store, Thing
 from tamis.pools import _workers
 from tamis.pools._workers import Plan
 from tamis.pools.containers import container_of
-from tamis.pools.ingest import Input, first_items, parse, unwrapped
-from tamis.pools.mapping import Map, Rule, read_map, renamed
+from tamis.pools.inputs import Input, first_items, parse, unwrapped
+from tamis.pools.map_file import Map, read_map
+from tamis.pools.mapping import Rule, renamed
 from tamis.pools.merge import copy_rejected, merge, reports
 from tamis.pools.pool import Pool
 from tamis.pools.segments import Content, content_of, cut
@@ -43,6 +44,7 @@ def read_pool(
     *,
     map: str | Path | Mapping[str, str] | None = None,
     skip_bad_rows: bool = False,
+    merge_duplicates: bool = True,
     store: str | Path = ".tamis",
     rejected: str | Path | None = None,
     quiet: bool = True,
@@ -53,7 +55,8 @@ def read_pool(
     in the order given, the files of a glob by name. `map`: a field map (dict or `instruction=q,output=a`) or the
     path of a mapping file (see `tamis.pools.mapping`). Bad rows stop the reading with a `PoolError` that lists the
     first ten, unless `skip_bad_rows`; then all of them are written, whole, to `rejected` (default: the file
-    `rejected.jsonl` in the pool's folder of the store).
+    `rejected.jsonl` in the pool's folder of the store). `merge_duplicates=False` keeps equal rows apart, as a query
+    set wants them: each row is a query, and ids may repeat.
     """
     root = Store(store)
     found = origins(paths, root.root)
@@ -61,9 +64,10 @@ def read_pool(
     contents = [content_of(Path(file.path), file.kind == "jsonl" and file.codec is None) for file in files]
     files = [_with_content(file, content) for file, content in zip(files, contents, strict=True)]
     tasks = cut(files, contents)
-    thing = root.open("pool", _recipe(files), shards=len(tasks))
+    recipe = _recipe(files, merge_duplicates)
+    thing = root.open("pool", recipe, shards=len(tasks))
     if thing.state != "complete":
-        plan = Plan(str(root.root), _recipe(files), files, tasks)
+        plan = Plan(str(root.root), recipe, files, tasks)
         with booked(root.root, "pool", thing.digest, "read") as entry:
             _make(thing, plan, skip_bad_rows, quiet)
             entry["bytes"] = sum(file.bytes for file in files)
@@ -76,9 +80,10 @@ def read_pool(
     return Pool(thing.folder, reports(facts, files))
 
 
-def _recipe(files: Sequence[Input]) -> dict[str, Any]:
+def _recipe(files: Sequence[Input], merge_duplicates: bool) -> dict[str, Any]:
     names = ("digest", "stem", "kind", "codec", "rule")
-    return {"reader": VERSION, "files": [{name: getattr(file, name) for name in names} for file in files]}
+    listed = [{name: getattr(file, name) for name in names} for file in files]
+    return {"reader": VERSION, "merge_duplicates": merge_duplicates, "files": listed}
 
 
 def _with_content(file: Input, content: Content) -> Input:
@@ -122,7 +127,7 @@ class _NoShape(RequestError):
 def _looked_at_one(origin: Origin, given: Map) -> tuple[Input, bool]:
     """The file with its rule, and whether a field map fits it."""
     entry = given.entry_for(origin.path)
-    rule = Rule.from_dict(entry) if entry else None
+    rule = Rule(entry) if entry else None
     with _named_errors(origin.name):
         container = container_of(origin.path, origin.name, lambda row: _is_row(row, rule, given))
     file = Input(str(origin.path), origin.name, origin.stem, container.kind, container.codec, "", 0, entry)
@@ -197,7 +202,7 @@ def _make(thing: Thing, plan: Plan, skip_bad_rows: bool, quiet: bool) -> None:
                 time.sleep(_POLL_S)
     if thing.state == "complete":
         return
-    facts = merge(thing, plan.files)
+    facts = merge(thing, plan.files, plan.recipe["merge_duplicates"])
     if facts["bad_rows"] and not skip_bad_rows:
         Store(plan.store).remove(thing)
         raise _bad_rows(plan.files, facts["bad_rows"], facts["first_bad"])

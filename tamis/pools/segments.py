@@ -7,12 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tamis.core.errors import PoolError
-
-if TYPE_CHECKING:
-    from tamis.pools.ingest import Input, Segment
+from tamis.pools.inputs import Input, Segment
 
 SHARD_BYTES = 32 << 20
 _PIECE_BYTES = 1 << 20
@@ -62,8 +59,6 @@ def _cut(path: Path, start: int, count_lines: bool) -> tuple[bytes, int, bool]:
 
 def cut(files: Sequence[Input], contents: Sequence[Content]) -> list[list[Segment]]:
     """Segments of each shard: files and cuts of files in order, together about `SHARD_BYTES`."""
-    from tamis.pools.ingest import Segment
-
     shards: list[list[Segment]] = [[]]
     filled = 0
     for number, (file, content) in enumerate(zip(files, contents, strict=True)):

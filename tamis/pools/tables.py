@@ -30,6 +30,7 @@ Item = tuple[int, bytes | None, Any]
 
 _BATCH_ROWS = 1024
 _YAML_ITEMS = 256
+_LOOK_LINES = 100
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _ANCHOR = re.compile(rb"(^|[\s\[{,:-])&\w")
 
@@ -90,11 +91,11 @@ def csv_rows(
     """
     csv.field_size_limit(LONGEST_BYTES)
     lines = lines_of(path, name)
-    first = next(lines, b"")
-    delimiter = delimiter or _delimiter(first, columns)
-    source = _Physical(itertools.chain([first] if first else [], lines), name)
+    first = list(itertools.islice(lines, _LOOK_LINES))
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    cells = csv.reader(source, delimiter=delimiter, quoting=quoting, strict=True)
+    delimiter = delimiter or _delimiter(first, columns, quoting)
+    source = _Physical(itertools.chain(first, lines), name)
+    cells = csv.reader(iter(source), delimiter=delimiter, quoting=quoting, strict=True)
     if header:
         found = _cells(cells)
         source.row()
@@ -127,14 +128,15 @@ def _cells(reader: Iterator[list[str]]) -> list[str] | BadRow | None:
         return BadRow(f"not CSV: {error}")
 
 
-def _delimiter(first: bytes, columns: list[str] | None) -> str:
-    """The delimiter that cuts the first line into as many cells as there are columns, else the most cells."""
-    counts = {mark: first.count(mark.encode()) for mark in ",\t;"}
-    if columns:
-        for mark in ",\t;":
-            if counts[mark] + 1 == len(columns):
-                return mark
-    return "\t" if counts["\t"] else ";" if counts[";"] > counts[","] else ","
+def _delimiter(first: list[bytes], columns: list[str] | None, quoting: Any) -> str:
+    """The delimiter that cuts the first row into as many cells as there are columns, else into the most cells."""
+    cells: dict[str, int] = {}
+    for mark in ",\t;":
+        text = (line.decode("utf-8", "surrogateescape") for line in first)
+        found = _cells(csv.reader(text, delimiter=mark, quoting=quoting, strict=True))
+        cells[mark] = len(found) if isinstance(found, list) else 0
+    fitting = [mark for mark in cells if columns and cells[mark] == len(columns)]
+    return fitting[0] if fitting else max(cells, key=lambda mark: cells[mark])
 
 
 # --- YAML ------------------------------------------------------------------------------------------------
