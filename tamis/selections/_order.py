@@ -33,7 +33,7 @@ def ranked(key: np.ndarray, usable: np.ndarray, limit: int, ties: np.ndarray | N
     Ties go to the smaller entry of `ties` (n,) when given, then to the smaller position.
     """
     rows = np.flatnonzero(usable)
-    keys = key[rows] + 0.0  # -0.0 becomes 0.0 and ties with it
+    keys = key[rows]
     if ties is None:
         return rows[np.argsort(-keys, kind="stable")[:limit]]
     return rows[np.lexsort((ties[rows], -keys))[:limit]]

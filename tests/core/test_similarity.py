@@ -34,6 +34,15 @@ def test_every_half_widens_as_numpy_does() -> None:
     assert (np.signbit(out) == np.signbit(halves.astype(np.float32)))[~np.isnan(out)].all()
 
 
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, np.nan, 65504.0, 6e-8])
+def test_one_odd_number_in_a_piece_widens_right(odd: float) -> None:
+    halves = np.ones((300, 4), np.float16)
+    halves[270, 2] = odd
+    out = np.empty(halves.shape, np.float32)
+    widen(halves, out)
+    np.testing.assert_array_equal(out, halves.astype(np.float32))
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("block_rows", [1, 5, 64, None])
 def test_features_give_the_inner_products(dtype: type, block_rows: int | None, tmp_path: Path) -> None:

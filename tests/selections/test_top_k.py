@@ -53,7 +53,9 @@ def test_a_constant_query_counts_for_nothing() -> None:
 def test_the_range_of_a_query_is_that_of_the_rows_that_can_be_chosen() -> None:
     scores = np.array([[0.0, 1.0, 2.0, 100.0], [1.0, 0.6, 0.0, 0.0]])
     usable = np.array([True, True, True, False])
-    gain = choose_ranked("top-k", Stream(scores), 1, aggregate="normalized-mean", usable=usable).gain
+    gain = choose_ranked(
+        "top-k", Stream(scores, block_rows=4), 1, aggregate="normalized-mean", usable=usable
+    ).gain
     assert gain.tolist() == pytest.approx([0.55])  # (1/2 + 6/10) / 2
 
 
