@@ -3,9 +3,10 @@
     python benchmarks/ingest.py [--rows 1000000] [--runs 3] [--folder DIR]
 
 The plain loop does, a row at a time and with the standard library, what the reader does: json.loads, the same
-checks, the same id (hashlib), duplicates merged by a dictionary, and the same columns written with pyarrow. Each
-run is a process of its own; the two take turns. Written to benchmarks/results/ingest.json: seconds of every run,
-medians, their ratio, the largest memory (for several processes: their sum), and that both gave the same rows.
+checks, the same id (hashlib), duplicates merged by a dictionary, the same columns written with pyarrow. Each
+run is a process of its own; the two take turns. Written to benchmarks/results/ingest.json: seconds of every
+run, medians, their ratio, the largest memory (for several processes: their sum), and that
+both gave the same rows.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ from pathlib import Path
 from typing import Any
 
 RESULT = Path(__file__).parent / "results" / "ingest.json"
-_WORDS = "the row of data which one would train on and was it worth its price in time money or memory".split()
+_TEXT = "the row of data which one would train on and was it worth its price in time money or memory"
 _ROLES = {"system", "user", "assistant", "tool"}
 
 
 def write_rows(path: Path, rows: int) -> None:
     """Chat rows of some 460 bytes; one in fifty repeats an earlier one."""
     draw = random.Random(0)
-    vocabulary = [word + suffix for word in _WORDS for suffix in ("", "s", "ing", "ed", " é", " 数")]
+    vocabulary = [
+        word + suffix for word in _TEXT.split(" ") for suffix in ("", "s", "ing", "ed", " é", " 数")
+    ]
     with open(path, "w", encoding="utf-8") as file:
         earlier = [""]
         for i in range(rows):
@@ -64,7 +67,11 @@ def plain(path: Path, out: Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             for line, raw in enumerate(file, start=1):
                 row = json.loads(raw)
-                if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
+                if (
+                    not isinstance(row, dict)
+                    or not isinstance(row.get("messages"), list)
+                    or not row["messages"]
+                ):
                     raise ValueError(f"{path}:{line}")
                 turns, flat = [], []
                 for turn in row["messages"]:
@@ -108,7 +115,9 @@ def _family_memory(pid: int) -> int:
         try:
             fields = Path(f"/proc/{current}/statm").read_text().split()
             total += (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
-            queue += [int(child) for child in Path(f"/proc/{current}/task/{current}/children").read_text().split()]
+            queue += [
+                int(child) for child in Path(f"/proc/{current}/task/{current}/children").read_text().split()
+            ]
         except (OSError, ValueError):
             continue
     return total
@@ -138,7 +147,9 @@ def _run(kind: str, path: Path, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path)
@@ -176,7 +187,11 @@ def main() -> None:
         "peak_memory_bytes": {
             kind: max(run["peak_memory_bytes"] for run in made) for kind, made in runs.items()
         },
-        "machine": {"processors": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()},
+        "machine": {
+            "processors": os.cpu_count(),
+            "python": platform.python_version(),
+            "load": os.getloadavg(),
+        },
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")

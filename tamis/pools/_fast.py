@@ -1,7 +1,7 @@
 """Conversion of the commonest rows without a look at every possibility.
 
-Each function takes a row whose keys have its shape and either gives exactly what the function of the same name
-in `shapes` gives, or raises KeyError or TypeError; the reader then asks the careful one.
+Each function takes a row whose keys have its shape and either gives exactly what the function of the same
+name in `shapes` gives, or raises KeyError or TypeError; the reader then asks the careful one.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import pyarrow as pa
 from tamis.core.errors import PoolError
 
 BLOCK_BYTES = 1 << 20
-_LOOK_BYTES = 1 << 20
+_LOOK_BYTES = 1 << 18
 _LOOK_MOST_BYTES = 64 << 20
 BOM = b"\xef\xbb\xbf"
 _CODECS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -99,7 +99,11 @@ def container_of(path: Path, name: str, is_row: Callable[[dict[str, Any]], bool]
         _refuse(head, name)
         text = head.removeprefix(BOM).lstrip()
         if text[:1] in (b"{", b"["):
-            while b"\n" not in text and len(text) < _LOOK_MOST_BYTES and (more := _read(stream, len(text), name)):
+            while (
+                b"\n" not in text
+                and len(text) < _LOOK_MOST_BYTES
+                and (more := _read(stream, len(text), name))
+            ):
                 text += more
             whole = len(text) < _LOOK_MOST_BYTES and not _read(stream, 1, name)
             return Container(_json_kind(text, whole, is_row), codec)
@@ -114,7 +118,7 @@ def _refuse(head: bytes, name: str) -> None:
         if text.startswith(start):
             raise PoolError(f"{name}: {reason}")
     if _STUB.match(text):
-        raise PoolError(f"{name}: the stub that a history rewrite left in place of a large file; get the file")
+        raise PoolError(f"{name}: a stub that a rewritten history left for a large file; get the file")
     if head.startswith(_UTF16) or (b"\0" in head[:4096] and head[:4096].count(b"\0") > len(head[:4096]) // 4):
         raise PoolError(f"{name}: UTF-16 text; convert it with: iconv -f UTF-16 -t UTF-8")
     if b"\0" in head[:4096] and text[:1] not in (b"{", b"["):
@@ -128,10 +132,10 @@ def _json_kind(text: bytes, whole: bool, is_row: Callable[[dict[str, Any]], bool
     opening: type = dict if text[:1] == b"{" else list
     if first is not None and len(lines) > 1:
         return "jsonl"
-    if lines[0].strip() not in (b"{", b"["):
-        # the first line may be the one that is broken: another whole value at the margin gives lines away
-        if any(line[:1] == text[:1] and type(_value(line)) is opening for line in lines[1:]):
-            return "jsonl"
+    # the first line may be the one that is broken: another whole value at the margin gives lines away
+    margin = (line for line in lines[1:] if line[:1] == text[:1])
+    if lines[0].strip() not in (b"{", b"[") and any(type(_value(line)) is opening for line in margin):
+        return "jsonl"
     if opening is list:
         return "array"
     value = _value(text) if whole else None

@@ -1,4 +1,4 @@
-"""Rows of one file → turns in a shard, by a quick way for the commonest rows and a careful one for all others."""
+"""Rows of one file → turns in a shard: a quick way for the commonest rows, a careful one for all others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BREAKS = re.compile(rb"[ \t\r\n]*\n[ \t\r\n]*")
 
 
 class Converter:
-    """Conversion of the rows of one file: a quick way for rows without surprises, a careful way for the rest."""
+    """Converts the rows of one file; `fast` leaves every row with a surprise to `careful`."""
 
     def __init__(self, shard: Shard, number: int, file: Input, tally: Tally) -> None:
         self.shard, self.number, self.file, self.tally = shard, number, file, tally
@@ -34,9 +34,8 @@ class Converter:
     def fast(self, line: int, raws: list[bytes]) -> None:
         """JSON lines without a rule. What is not as expected goes to `careful`, which comes to the same."""
         shard, known, loads, dumps = self.shard, self.known, orjson.loads, orjson.dumps
-        add_id, add_text, add_original = shard.ids.append, shard.texts.append, shard.originals.append
-        flat, cleaned, add_turns, add_line = shard.flat, shard.clean, shard.turns.append, shard.lines.append
-        add_source = shard.sources.append
+        ids, flat, add_id, add_original = shard.ids, shard.flat, shard.ids.append, shard.originals.append
+        add_turns, add_line, add_source = shard.turns.append, shard.lines.append, shard.sources.append
         own = shard.names.setdefault(self.file.stem, len(shard.names))
         for at, raw in enumerate(raws, line):
             try:
@@ -49,11 +48,12 @@ class Converter:
                 if raw.strip():
                     self.careful(at, raw, None)
                 continue
-            key = blake2b(payload, digest_size=16).digest()
-            add_id(key)
-            add_text(key if clean == turns else blake2b(dumps(turns), digest_size=16).digest())
+            if clean != turns:
+                shard.texts[len(ids)] = blake2b(dumps(turns), digest_size=16).digest()
+            if "" in clean:
+                self.note_blanks(clean)
+            add_id(blake2b(payload, digest_size=16).digest())
             flat += turns
-            cleaned += clean
             add_turns(len(turns) >> 1)
             add_source(self._source(row) if entry[1] else own)
             add_line(at)
@@ -61,6 +61,13 @@ class Converter:
             entry[2] += 1
         shard.files += [self.number] * (len(shard.ids) - len(shard.files))
         shard.bytes += sum(map(len, raws))
+
+    def note_blanks(self, clean: Turns) -> None:
+        """Count a row with an empty answer or an empty prompt; `clean` are its turns, stripped."""
+        blank = {clean[i] for i in range(0, len(clean), 2) if not clean[i + 1]}
+        for role, note in (("assistant", "an empty answer"), ("user", "an empty prompt")):
+            if role in blank:
+                self.tally.notes[note] += 1
 
     def _source(self, row: dict[str, Any]) -> int:
         names = self.shard.names
@@ -75,13 +82,19 @@ class Converter:
             row = unwrapped(parse(raw) if value is None and raw is not None else value)
             original = self._original(raw, value, row)
             made = list(self._converted(row))
-            hashed = [(*_hashed(turns), turns, source, narrowed) for turns, source, narrowed in made]
+            hashed = [(_hashed(turns), turns, source, narrowed) for turns, source, narrowed in made]
         except BadRow as error:
             shown = raw if raw is not None else _as_json(value)
             shard.reject(self.file, self.tally, line, shown, str(error))
             return
-        for key, whole, turns, source, narrowed in hashed:
-            shard.add(key, whole, turns, source)
+        for (key, whole), turns, source, narrowed in hashed:
+            if key != whole:
+                shard.texts[len(shard.ids)] = whole
+            self.note_blanks([text.strip() for text in turns])
+            shard.ids.append(key)
+            shard.flat += turns
+            shard.turns.append(len(turns) // 2)
+            shard.sources.append(shard.names.setdefault(source, len(shard.names)))
             shard.files.append(self.number)
             shard.lines.append(line)
             shard.originals.append(original if narrowed is None else narrowed)
@@ -89,7 +102,7 @@ class Converter:
             self.tally.rows += 1
 
     def _original(self, raw: bytes | None, value: Any, row: dict[str, Any]) -> bytes:
-        """The row as one JSON line: untouched when it was one, of a pretty-printed one without its line breaks."""
+        """The row as one JSON line: untouched when it is one, else without line breaks between its parts."""
         if raw is None or value is not None:
             return _as_json(row)
         return _BREAKS.sub(b" ", raw) if b"\n" in raw else raw
@@ -110,7 +123,9 @@ class Converter:
             raise BadRow(f"no known shape; its keys are {', '.join(map(str, keys)) or 'none'}")
         turns = SHAPES[shape](row)
         if len(self.known) < _KEY_SETS:
-            self.known.setdefault(keys, [FAST.get(shape, SHAPES[shape]), "source" in row or "dataset" in row, 0])
+            self.known.setdefault(
+                keys, [FAST.get(shape, SHAPES[shape]), "source" in row or "dataset" in row, 0]
+            )
         self.tally.shapes[shape] += 1
         if "tools" in row:
             self.tally.notes["tools are not rendered"] += 1

@@ -8,8 +8,9 @@
     hf         the same as a folder for `datasets.load_from_disk`
     ids        id, source and the given columns as CSV, without any text
 
-Rows stand in the order of the positions. Each of the formats with text is read back by `read_pool` as the same
-ids. A row that a format cannot hold stops the export before anything is written under the name that was given.
+Rows stand in the order of the positions. Each of the formats with text is read back by `read_pool` as the
+same ids. A row that a format cannot hold stops the export before anything is written under the name that
+was given.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def _write_lines(lines: Iterator[bytes], path: Path) -> None:
             file.write(b"\n")
 
 
-def _objects(pool: Pool, at: np.ndarray, convert: Callable[[list[Message]], dict[str, Any]]) -> Iterator[bytes]:
+def _objects(
+    pool: Pool, at: np.ndarray, convert: Callable[[list[Message]], dict[str, Any]]
+) -> Iterator[bytes]:
     for position, turns in zip(at.tolist(), pool.messages_at(at), strict=True):
         name = str(hex_ids(pool.id_bytes[position : position + 1])[0])
         try:
@@ -108,8 +111,8 @@ def _as_alpaca(turns: list[Message]) -> dict[str, Any]:
     roles = [turn.role for turn in rest]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
         raise RequestError(
-            f"turns of {', '.join(turn.role for turn in turns)} do not fit alpaca, which holds pairs of user and "
-            "assistant; export to messages or sharegpt instead"
+            f"turns of {', '.join(turn.role for turn in turns)} do not fit alpaca, which holds pairs of "
+            "user and assistant; export to messages or sharegpt instead"
         )
     texts = [turn.content for turn in rest]
     made: dict[str, Any] = {"instruction": texts[-2], "input": "", "output": texts[-1]}
@@ -127,12 +130,17 @@ def _parquet(pool: Pool, at: np.ndarray, columns: Mapping[str, Any], path: Path)
     turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     given = {name: pa.array(values) for name, values in columns.items() if name not in ("id", "source")}
     fields = [("id", pa.string()), ("source", pa.string())]
-    schema = pa.schema([*fields, *((name, values.type) for name, values in given.items()), ("messages", turns)])
+    schema = pa.schema(
+        [*fields, *((name, values.type) for name, values in given.items()), ("messages", turns)]
+    )
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for start in range(0, len(at), _GROUP_ROWS):
             part = at[start : start + _GROUP_ROWS]
             messages = [[turn._asdict() for turn in row] for row in pool.messages_at(part)]
-            arrays = [pa.array(hex_ids(pool.id_bytes[part])), pa.array(pool.sources[part].tolist(), pa.string())]
+            arrays = [
+                pa.array(hex_ids(pool.id_bytes[part])),
+                pa.array(pool.sources[part].tolist(), pa.string()),
+            ]
             arrays += [values.slice(start, len(part)) for values in given.values()]
             writer.write_table(pa.Table.from_arrays([*arrays, pa.array(messages, turns)], schema=schema))
 
@@ -153,7 +161,9 @@ def _write_hf(pool: Pool, at: np.ndarray, columns: Mapping[str, Any], path: Path
 
 
 def _write_ids(pool: Pool, at: np.ndarray, columns: Mapping[str, Any], path: Path) -> None:
-    given = {name: np.asarray(values).tolist() for name, values in columns.items() if name not in ("id", "source")}
+    given = {
+        name: np.asarray(values).tolist() for name, values in columns.items() if name not in ("id", "source")
+    }
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "source", *given])

@@ -2,10 +2,11 @@
 
     id = BLAKE2b-128 of the UTF-8 bytes of the JSON list [role, content, role, content, …]
 
-with every content stripped of white space at both ends (`str.strip`), no spaces between the elements and only
-`"`, `\\` and control characters escaped. Roles are the four of tamis. The list is injective where "role: content"
-lines are not: a content may itself hold a line that looks like a turn. Unicode is not normalised: two spellings
-of a letter are two rows. Source, file and everything else of the row take no part.
+with every content stripped of white space at both ends (`str.strip`), no spaces between the elements and
+only `"`, `\\` and control characters escaped. Roles are the four of tamis. The list is injective where
+"role: content" lines are not: a content may itself hold a line that looks like a turn. Unicode is not
+normalised: two spellings of a letter are two rows. Source, file and everything else of the row take no
+part.
 """
 
 from __future__ import annotations

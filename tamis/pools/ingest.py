@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from tamis.pools.convert import Converter
 from tamis.pools.identity import ID_BYTES
 from tamis.pools.inputs import Input, Segment, items, segment_bytes
-from tamis.pools.shapes import Turns
 
 GROUP_ROWS = 4096
 _GROUP_BYTES = 32 << 20
@@ -51,12 +50,18 @@ _USER, _ASSISTANT = 1, 2
 
 
 class Shard:
-    """Rows of a few segments on their way into one Parquet file, in row groups of `GROUP_ROWS` or a little more."""
+    """Rows on their way into one Parquet file, in row groups of `GROUP_ROWS` or somewhat more."""
 
     def __init__(self, path: Path, rejected: Any) -> None:
         self.tallies: dict[int, Tally] = {}
         self.names: dict[str, int] = {}
-        self.arrays: dict[str, list[np.ndarray]] = {"ids": [], "texts": [], "source": [], "file": [], "chars": []}
+        self.arrays: dict[str, list[np.ndarray]] = {
+            "ids": [],
+            "texts": [],
+            "source": [],
+            "file": [],
+            "chars": [],
+        }
         self._rejected = rejected
         self._writer = pq.ParquetWriter(
             path, SCHEMA, compression="zstd", compression_level=1,
@@ -68,9 +73,8 @@ class Shard:
 
     def _clear(self) -> None:
         self.ids: list[bytes] = []
-        self.texts: list[bytes] = []
+        self.texts: dict[int, bytes] = {}
         self.flat: list[str] = []
-        self.clean: list[str] = []
         self.turns: list[int] = []
         self.sources: list[int] = []
         self.files: list[int] = []
@@ -96,19 +100,10 @@ class Shard:
                 line += len(raws)
                 self._flush_full()
         else:
-            for line, raw, value in items(file):
-                rows.careful(line, raw, value)
+            for line, text, value in items(file):
+                rows.careful(line, text, value)
                 self._flush_full()
         rows.close()
-
-    def add(self, key: bytes, whole: bytes, turns: Turns, source: str) -> None:
-        """The turns of one more row."""
-        self.ids.append(key)
-        self.texts.append(whole)
-        self.flat += turns
-        self.clean += [text.strip() for text in turns]
-        self.turns.append(len(turns) // 2)
-        self.sources.append(self.names.setdefault(source, len(self.names)))
 
     def reject(self, file: Input, tally: Tally, line: int, raw: bytes, reason: str) -> None:
         """One more bad row, kept whole."""
@@ -128,7 +123,7 @@ class Shard:
             self.flush()
 
     def flush(self) -> None:
-        """Send the rows that are held to the Parquet file, in a thread of its own (compression frees the lock)."""
+        """Send the rows that are held to the Parquet file, in a thread (compressing frees the lock)."""
         if not self.ids:
             return
         table, columns = self._columns()
@@ -148,9 +143,13 @@ class Shard:
         lengths = np.fromiter(map(len, contents), np.int64, len(contents))
         files = np.array(self.files, np.int32)
         sources = np.array(self.sources, np.int32)
-        columns = {
-            "ids": np.frombuffer(b"".join(self.ids), np.uint8).reshape(rows, ID_BYTES),
-            "texts": np.frombuffer(b"".join(self.texts), np.uint8).reshape(rows, ID_BYTES),
+        ids = np.frombuffer(b"".join(self.ids), np.uint8).reshape(rows, ID_BYTES)
+        texts = ids.copy()
+        for at, text in self.texts.items():
+            texts[at] = np.frombuffer(text, np.uint8)
+        columns: dict[str, np.ndarray] = {
+            "ids": ids,
+            "texts": texts,
             "source": sources,
             "file": files,
             "chars": np.add.reduceat(lengths, offsets[:-1]),
@@ -180,14 +179,11 @@ class Shard:
         twice = np.zeros(len(codes), bool)
         twice[1:] = codes[1:] == codes[:-1]
         twice[first] = False
-        blank = np.fromiter((not text for text in self.clean[1::2]), bool, len(codes))
         seen = {
             "begins with the assistant": codes[first] == _ASSISTANT,
             "ends with the user": codes[last] == _USER,
             "one role twice in a row": np.logical_or.reduceat(twice, first),
             "no assistant turn": ~np.logical_or.reduceat(codes == _ASSISTANT, first),
-            "an empty answer": np.logical_or.reduceat(blank & (codes == _ASSISTANT), first),
-            "an empty prompt": np.logical_or.reduceat(blank & (codes == _USER), first),
         }
         for note, mask in seen.items():
             if mask.any():

@@ -16,7 +16,8 @@ from tamis.pools.shapes import ROLES, named, shape_of_keys
 
 FIELDS = (
     "instruction", "input", "context", "output", "response", "history", "prompt", "completion", "question",
-    "answer", "explanation", "system", "messages", "conversations", "conversation", "chosen", "rejected", "source",
+    "answer", "explanation", "system", "messages", "conversations", "conversation", "chosen", "rejected",
+    "source",
 )  # fmt: skip
 _KEYS = ("match", *WAYS, "each", "source", "columns", "header", "delimiter", "quoted")
 
@@ -46,7 +47,9 @@ def read_map(given: str | Path | Mapping[str, str] | None) -> Map:
     if "=" in text and not Path(text).exists():
         pairs = [part.partition("=") for part in text.split(",")]
         if any(not name.strip() or not column.strip() for name, _, column in pairs):
-            raise RequestError(f"--map {text}: expected field=column,field=column or the path of a mapping file")
+            raise RequestError(
+                f"--map {text}: expected field=column,field=column or the path of a mapping file"
+            )
         return Map(fields=_checked_fields({name.strip(): column.strip() for name, _, column in pairs}))
     return Map(entries=_file_entries(Path(text)))
 
@@ -91,12 +94,22 @@ def _faults(entry: Any, at: str) -> Iterator[str]:
     ways = [way for way in WAYS if way in entry]
     if len(ways) > 1:
         yield f"{at} has {' and '.join(ways)}; one of them is enough"
-    types = {"match": str, "each": (str, list), "messages_from": str, "source": str, "header": bool}
-    types |= {"delimiter": str, "quoted": bool, "columns": list, "turns": list, "fields": dict, "tokens": dict}
+    types: dict[str, Any] = {"match": str, "each": (str, list), "messages_from": str, "source": str}
+    types |= {"header": bool}
+    types |= {
+        "delimiter": str,
+        "quoted": bool,
+        "columns": list,
+        "turns": list,
+        "fields": dict,
+        "tokens": dict,
+    }
     if "match" not in entry:
         yield f"{at} has no match"
     for key, expected in types.items():
-        if key in entry and (not isinstance(entry[key], expected) or (not entry[key] and entry[key] is not False)):
+        if key in entry and (
+            not isinstance(entry[key], expected) or (not entry[key] and entry[key] is not False)
+        ):
             yield f"{at}.{key} is {named(entry[key])} {entry[key]!r}, which does not fit"
             return
     for key in ("each", "columns"):

@@ -1,7 +1,8 @@
 """Maps: how rows of a format of one's own become turns.
 
-A field map, `instruction=q,output=a`, renames columns to the names of a known shape (`FIELDS`). A mapping file is
-a YAML list; the first entry whose `match` fits the path of a file is used for every row of that file:
+A field map, `instruction=q,output=a`, renames columns to the names of a known shape (`FIELDS`). A mapping
+file is a YAML list; the first entry whose `match` fits the path of a file is used for every row of that
+file:
 
     - match: "data/quiz_*.jsonl*"      # glob, compared from the right end of the path, folder by folder
       turns:                           # a template for each turn …
@@ -19,9 +20,10 @@ a YAML list; the first entry whose `match` fits the path of a file is used for e
       delimiter: "\\t"
       quoted: false                    # quotes are text, every line is a row
 
-Templates are Jinja in a sandbox over the columns of the row (a column whose name has a space is `row["its name"]`);
-with `each`, over those of the item too (an item that is not an object is `item`). A missing field, null, a list or an object in a text makes the row bad. Loops
-run over lists of the row alone: there is no `range`, and nothing that multiplies or pads text.
+Templates are Jinja in a sandbox over the columns of the row (a column whose name has a space is `row["its
+name"]`); with `each`, over those of the item too (an item that is not an object is `item`). A missing
+field, null, a list or an object in a text makes the row bad. Loops run over lists of the row alone: there
+is no `range`, no assignment, and nothing that multiplies or pads text.
 """
 
 from __future__ import annotations
@@ -34,17 +36,28 @@ from typing import Any
 import jinja2
 import jinja2.sandbox
 import orjson
+from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import LoopContext
 
 from tamis.pools.shapes import ROLES, SHAPES, BadRow, Turns, named, shape_of_keys, text_of, turn_list
 
 WAYS = ("turns", "fields", "messages_from", "tokens")
-_METHODS = frozenset(
-    ["split", "rsplit", "splitlines", "strip", "lstrip", "rstrip", "replace", "startswith", "endswith", "find", "lower", "upper", "capitalize", "partition", "rpartition", "removeprefix", "removesuffix", "get", "items", "keys", "values", "index", "count"]
-)
+_METHODS = (
+    "split", "rsplit", "splitlines", "strip", "lstrip", "rstrip", "startswith", "endswith", "find", "lower",
+    "upper", "capitalize", "partition", "rpartition", "removeprefix", "removesuffix", "get", "items", "keys",
+    "values", "count",
+)  # fmt: skip
 _LOOP = ("index", "index0", "first", "last", "length")
-_NO_FILTERS = ("center", "indent", "wordwrap", "format", "pprint", "random", "urlize", "xmlattr", "tojson", "replace")
+_NO_FILTERS = (
+    "attr", "batch", "center", "format", "indent", "pprint", "random", "slice", "tojson", "urlize",
+    "wordwrap", "xmlattr",
+)  # fmt: skip
+_NO_NODES = (
+    nodes.Assign, nodes.AssignBlock, nodes.Macro, nodes.CallBlock, nodes.Block, nodes.Extends, nodes.Include,
+    nodes.Import, nodes.FromImport, nodes.ScopedEvalContextModifier,
+)  # fmt: skip
+_MOST_LOOPS = 2
 
 
 class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
@@ -87,7 +100,19 @@ def _environment() -> _Sandbox:
 
 @functools.cache
 def compiled(text: str) -> jinja2.Template:
+    """The template of a text; raises `jinja2.TemplateError` for what the language of maps leaves out."""
+    tree = _environment().parse(text)
+    for node in tree.find_all(_NO_NODES):
+        raise jinja2.TemplateSyntaxError(f"{type(node).__name__.lower()} has no place in a map", node.lineno)
+    if _loops(tree) > _MOST_LOOPS:
+        raise jinja2.TemplateSyntaxError(f"more than {_MOST_LOOPS} loops inside each other", 1)
     return _environment().from_string(text)
+
+
+def _loops(node: nodes.Node) -> int:
+    """How deep loops stand in each other."""
+    inner = max((_loops(child) for child in node.iter_child_nodes()), default=0)
+    return inner + isinstance(node, nodes.For)
 
 
 def _rendered(text: str, fields: Mapping[str, Any], where: str) -> str:
@@ -95,7 +120,14 @@ def _rendered(text: str, fields: Mapping[str, Any], where: str) -> str:
         return compiled(text).render({"row": fields, **fields})
     except jinja2.UndefinedError as error:
         raise BadRow(f"{where}: {error}") from error
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+    except (
+        jinja2.TemplateError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         raise BadRow(f"{where}: {type(error).__name__}: {error}") from error
     except (RecursionError, MemoryError) as error:
         raise BadRow(f"{where}: the template does not end") from error
@@ -115,7 +147,7 @@ class Rule:
 
     @property
     def converts(self) -> bool:
-        """Whether it makes the turns itself; else it only names columns, and the shape is found by looking."""
+        """Whether it makes the turns itself; else it only names columns, and the shape is looked for."""
         return any(way in self.entry for way in WAYS) or bool(self.each)
 
     def rows(self, row: dict[str, Any]) -> list[tuple[Turns, str | None, bytes | None]]:

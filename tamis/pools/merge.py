@@ -1,4 +1,4 @@
-"""The shards of a pool together: equal rows merged, columns over all rows, and what is to say of each file."""
+"""The shards of a pool together: equal rows merged, columns over all rows, a report of each file."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _sources(thing: Thing, facts: Sequence[dict[str, Any]]) -> tuple[list[str], 
 
 
 def _renumbered(codes: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Codes in the order in which the sources first occur among the kept rows; sources without rows fall out."""
+    """Codes in the order in which the sources first occur among the kept rows; unused ones fall out."""
     found, first = np.unique(codes, return_index=True)
     order = found[np.argsort(first)]
     table = np.zeros(len(names), np.int32)
@@ -142,7 +142,7 @@ def _gather_rejected(thing: Thing) -> int:
 
 
 def copy_rejected(thing: Thing, files: Sequence[Input], path: Path) -> None:
-    """Write the bad rows of a complete pool to `path`, with the files as they were named; none: an empty file."""
+    """Write the bad rows of a complete pool to `path`, under the names of this call; none: an empty file."""
     named = {Path(file.name).name: file.name for file in files}
     stored = thing.path(REJECTED)
     with replacing(path) as temporary, open(temporary, "wb") as out:

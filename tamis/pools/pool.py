@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a pool. `file` and `line` (from 1) say where it was read first, `count` how often it occurs."""
+    """One row of a pool. `file` and `line` (from 1): where it was first; `count`: how often it is there."""
 
     position: int
     id: str
@@ -138,7 +139,9 @@ class Pool:
         found = np.flatnonzero(fits)
         if len(found) != 1:
             shown = ", ".join(hex_ids(self.id_bytes[found[:3]]).tolist())
-            reason = f"begins {len(found)} ids ({shown}, …); write more digits" if len(found) else "is of no row"
+            reason = (
+                f"begins {len(found)} ids ({shown}, …); write more digits" if len(found) else "is of no row"
+            )
             raise RequestError(f"the id {prefix!r} {reason}")
         return int(found[0])
 
@@ -247,5 +250,5 @@ def _conversations(column: pa.ChunkedArray) -> list[list[Message]]:
         values = chunk.flatten()  # of this chunk alone, whatever it is a slice of
         turns = list(map(Message, values.field("role").to_pylist(), values.field("content").to_pylist()))
         bounds = np.concatenate([[0], np.cumsum(chunk.value_lengths().to_numpy())]).tolist()
-        found += [turns[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        found += [turns[a:b] for a, b in pairwise(bounds)]
     return found

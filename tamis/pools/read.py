@@ -2,8 +2,8 @@
 
 1. The files are found and looked at; those that cannot be read are refused, all at once, before any work.
 2. Their contents, the map and the version of the reader name the pool: what was read once is not read again.
-3. Shards of about 32 MiB of input are parsed, by several processes when there is much; shards are cut by bytes
-   of the input alone, so that the number of processes changes nothing.
+3. Shards of about 32 MiB of input are parsed, by several processes when there is much; shards are cut by
+   bytes of the input alone, so that the number of processes changes nothing.
 4. Equal rows are merged into the first, with a count, and the pool is complete.
 """
 
@@ -51,12 +51,13 @@ def read_pool(
 ) -> Pool:
     """Read files into a `Pool`.
 
-    `paths`: files, globs, folders that `datasets` wrote, or hub ids `org/name:split[:rows]`; one or several, read
-    in the order given, the files of a glob by name. `map`: a field map (dict or `instruction=q,output=a`) or the
-    path of a mapping file (see `tamis.pools.mapping`). Bad rows stop the reading with a `PoolError` that lists the
-    first ten, unless `skip_bad_rows`; then all of them are written, whole, to `rejected` (default: the file
-    `rejected.jsonl` in the pool's folder of the store). `merge_duplicates=False` keeps equal rows apart, as a query
-    set wants them: each row is a query, and ids may repeat.
+    `paths`: files, globs, folders that `datasets` wrote, or hub ids `org/name:split[:rows]`; one or
+    several, read in the order given, the files of a glob by name. `map`: a field map (dict or
+    `instruction=q,output=a`) or the path of a mapping file (see `tamis.pools.mapping`). Bad rows stop the
+    reading with a `PoolError` that lists the first ten, unless `skip_bad_rows`; then all of them are
+    written, whole, to `rejected` (default: the file `rejected.jsonl` in the pool's folder of the store).
+    `merge_duplicates=False` keeps equal rows apart, as a query set wants them: each row is a query, and ids
+    may repeat.
     """
     root = Store(store)
     found = origins(paths, root.root)
@@ -215,5 +216,5 @@ def _bad_rows(files: Sequence[Input], count: int, first: Sequence[Sequence[Any]]
     more = f"\n… and {count - len(lines)} more" if count > len(lines) else ""
     return PoolError(
         f"{count} bad {'row' if count == 1 else 'rows'}; nothing was stored\n"
-        + "\n".join(lines) + more + "\nmend them, or go on without them with --skip-bad-rows (skip_bad_rows=True)"
+        + "\n".join(lines) + more + "\nmend them, or leave them out with --skip-bad-rows (skip_bad_rows=True)"
     )  # fmt: skip

@@ -79,7 +79,7 @@ def elements(blocks: Iterable[bytes], name: str, inside_object: bool = False) ->
     scanner = Scanner()
     held = bytearray()
     line, started, ended = 1, False, False
-    for block in blocks:
+    for block in _unsplit(blocks):
         offset = len(held)
         held += block
         cut = 0
@@ -95,15 +95,22 @@ def elements(blocks: Iterable[bytes], name: str, inside_object: bool = False) ->
                     line += raw.count(b"\n")
                     cut = end + 1
                     ended = closes
-            elif kind == 1 and depth == base and held[end] == ord("[") and _holds_rows(held, end, inside_object):
+            elif (
+                kind == 1
+                and depth == base
+                and held[end] == ord("[")
+                and _holds_rows(held, end, inside_object)
+            ):
                 if ended:
-                    raise PoolError(f"{name}: there are several lists of rows; keep one in the file")
+                    raise PoolError(f"{name}: several lists of rows; keep one in the file")
                 started = True
                 line += held.count(b"\n", cut, end + 1)
                 cut = end + 1
         if ended:
             if not inside_object and held[cut:].strip():
-                raise PoolError(f"{name}:{line}: something follows the end of the array: {_start(held[cut:])}")
+                raise PoolError(
+                    f"{name}:{line}: something follows the end of the array: {_start(held[cut:])}"
+                )
             cut = len(held)
         elif len(held) - cut > LONGEST_BYTES:
             raise PoolError(
@@ -115,14 +122,26 @@ def elements(blocks: Iterable[bytes], name: str, inside_object: bool = False) ->
         raise PoolError(f"{name}: no list of rows in it; write one row a line, or an array of rows")
     if not ended:
         raise PoolError(
-            f"{name}:{line}: the array is not closed (the file is cut off, or a bracket or quote is missing); "
+            f"{name}:{line}: the array is not closed (the file is cut off, or a bracket or quote missing); "
             f"its last element begins here: {_start(held)}"
         )
 
 
+def _unsplit(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in blocks that do not end between an opening bracket and what follows it."""
+    held = b""
+    for block in blocks:
+        held += block
+        if not held.rstrip().endswith(b"["):
+            yield held
+            held = b""
+    if held:
+        yield held
+
+
 def _holds_rows(held: bytearray, bracket: int, inside_object: bool) -> bool:
     """Whether the list that opens at `bracket` is the one with the rows."""
-    return not inside_object or held[bracket + 1 : bracket + (1 << 16)].lstrip()[:1] in (b"{", b"")
+    return not inside_object or bytes(held[bracket + 1 : bracket + (1 << 16)]).lstrip()[:1] == b"{"
 
 
 def _start(text: bytearray) -> str:

@@ -19,7 +19,7 @@ _COMPRESSED = 4
 
 @dataclass(frozen=True)
 class Content:
-    """Digest of a file's bytes (a hash over the hashes of its cuts), their number, line breaks before each cut."""
+    """Digest of a file (a hash over the hashes of its cuts), its bytes, the line breaks before each cut."""
 
     digest: str
     bytes: int
@@ -28,7 +28,7 @@ class Content:
 
 
 def content_of(path: Path, count_lines: bool) -> Content:
-    """Digest of a file, its cuts hashed side by side; the line breaks are counted on the way when asked for."""
+    """Digest of a file, its cuts hashed side by side; line breaks are counted on the way when asked for."""
     size = path.stat().st_size
     starts = range(0, size, SHARD_BYTES)
     with ThreadPoolExecutor(2) as pool:
@@ -84,4 +84,6 @@ def _place(shards: list[list[Segment]], segment: Segment, size: int, filled: int
 def changed(path: Path, size: int) -> PoolError | None:
     """The error when a file has another size than when it was looked at."""
     now = path.stat().st_size
-    return None if now == size else PoolError(f"{path}: it changed while it was read ({size} bytes, now {now})")
+    return (
+        None if now == size else PoolError(f"{path}: it changed while it was read ({size} bytes, now {now})")
+    )

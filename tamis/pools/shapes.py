@@ -47,7 +47,14 @@ def named(value: object) -> str:
     """Word for the type of a JSON value, for messages."""
     if value is None:
         return "null"
-    words = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    words = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "text",
+        list: "a list",
+        dict: "an object",
+    }
     return words.get(type(value), type(value).__name__)
 
 
@@ -85,7 +92,7 @@ def _system(row: Mapping[str, Any]) -> Turns:
 
 
 def part_text(part: Any, where: str) -> str:
-    """Text of one typed part: reasoning stands in `<think>` tags, a tool call as JSON in `<tool_call>` tags."""
+    """Text of one typed part: reasoning in `<think>` tags, a tool call as JSON in `<tool_call>` tags."""
     if type(part) is str:
         return part
     if type(part) is not dict:
@@ -128,7 +135,7 @@ def _content(turn: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def turn_list(turns: Any, where: str) -> Turns:
-    """Turns of a list of `{role, content}` or `{from, value}`; parts of one content are joined by line breaks."""
+    """Turns of a list of `{role, content}` or `{from, value}`; line breaks join the parts of one content."""
     if type(turns) is not list:
         raise BadRow(f"{where} is {named(turns)}, expected a list of turns")
     if not turns:
@@ -188,7 +195,7 @@ def asked(instruction: str, context: str) -> str:
 
 
 def alpaca(row: dict[str, Any]) -> Turns:
-    """`instruction` with `input` or `context` after a line break; of a list of outputs (best first) the first."""
+    """`instruction`, a line break and `input` or `context`; of a list of outputs (best first) the first."""
     instruction = _field(row, "instruction")
     context = row.get("input")
     if context is None:

@@ -16,7 +16,19 @@ from tamis.core.files import replacing
 
 _HUB = re.compile(r"^(?P<name>[\w.-]+(/[\w.-]+)?):(?P<split>[\w.-]+?)(:(?P<rows>\d+))?$")
 _HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
-_ENDINGS = {".gz", ".zst", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".yaml", ".yml", ".parquet", ".arrow"}
+_ENDINGS = {
+    ".gz",
+    ".zst",
+    ".jsonl",
+    ".ndjson",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".yaml",
+    ".yml",
+    ".parquet",
+    ".arrow",
+}
 _STUBS = (".REMOVED.git-id",)
 
 
@@ -78,7 +90,9 @@ def _resolve(argument: str, store: Path) -> list[Origin]:
         rows = int(hub["rows"]) if hub["rows"] else None
         return [_from_hub(hub["name"], hub["split"], rows, store)]
     if _HUB_NAME.match(argument) and not path.parent.exists():
-        raise RequestError(f"{argument}: no such file; for a data set of the hub name its split: {argument}:train")
+        raise RequestError(
+            f"{argument}: no such file; of a data set of the hub name the split: {argument}:train"
+        )
     raise RequestError(f"{argument}: no such file")
 
 
@@ -103,13 +117,17 @@ def _folder(path: Path) -> list[Origin]:
 
 
 def _from_hub(name: str, split: str, rows: int | None, store: Path) -> Origin:
-    """A data set of the hub as one Arrow file in the store, written anew each time: its content is its identity."""
+    """A data set of the hub as one file in the store, written anew each time: its content is its identity."""
     datasets = need("datasets", "hub")
     wanted = split if rows is None else f"{split}[:{rows}]"
     label = f"{name}:{split}" + ("" if rows is None else f":{rows}")
     try:
         table = datasets.load_dataset(name, split=wanted)
-    except (OSError, ValueError, ImportError) as error:  # what `datasets` raises: offline, unknown name or split
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+    ) as error:  # offline, unknown name, unknown split
         raise RequestError(
             f"{label}: not a file, and the hub gave no such data set ({type(error).__name__}: {error}); "
             "check the name and the network, or download the file and name it"

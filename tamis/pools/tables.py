@@ -1,8 +1,8 @@
 """Rows of the containers that are not JSON: CSV and TSV, YAML lists, Parquet, Arrow.
 
-Each gives items of (line, bytes, row): the line where the row begins, counted from 1 (of Parquet and Arrow the
-number of the row), the untouched bytes when the file has some for the row, and the row as an object, or the
-`BadRow` that says why it is none.
+Each gives items of (line, bytes, row): the line where the row begins, counted from 1 (of Parquet and Arrow
+the number of the row), the untouched bytes when the file has some for the row, and the row as an object, or
+the `BadRow` that says why it is none.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _cells(reader: Iterator[list[str]]) -> list[str] | BadRow | None:
 
 
 def _delimiter(first: list[bytes], columns: list[str] | None, quoting: Any) -> str:
-    """The delimiter that cuts the first row into as many cells as there are columns, else into the most cells."""
+    """The delimiter that cuts the first row into as many cells as there are columns, else the most cells."""
     cells: dict[str, int] = {}
     for mark in ",\t;":
         text = (line.decode("utf-8", "surrogateescape") for line in first)
@@ -143,7 +143,7 @@ def _delimiter(first: list[bytes], columns: list[str] | None, quoting: Any) -> s
 
 
 def yaml_rows(path: Path, name: str) -> Iterator[Item]:
-    """Items of a YAML list, loaded a few hundred at a time; aliases are refused (they can grow without bound)."""
+    """Items of a YAML list, loaded a few hundred at a time; aliases, which can explode, are refused."""
     held: list[tuple[int, bytes]] = []
     for line, text in _yaml_items(path, name):
         held.append((line, text))
@@ -185,7 +185,9 @@ def _loaded(items: list[tuple[int, bytes]]) -> Iterator[Item]:
 
 def _load(text: bytes) -> Any:
     try:
-        if _ANCHOR.search(text) and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _LOADER)):
+        if _ANCHOR.search(text) and any(
+            isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _LOADER)
+        ):
             return BadRow("YAML aliases are not read; write the value out")
         return yaml.load(text, _LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
