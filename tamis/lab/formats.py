@@ -10,30 +10,30 @@ from tamis.lab.question import Question, ask, listed, near, other
 from tamis.lab.words import CITIES, MONTHS, NAMES, UNITS, WEEKDAYS, WORDS
 
 _WEEKDAY = (
-    ("Which day of the week is {n} days after {day}?", "The day is {r}."),
-    ("Today is {day}. What day is it in {n} days?", "The day is {r}."),
-    ("{name} leaves on {day} and comes back {n} days later. On which day?", "The day is {r}."),
+    ("Which day of the week is {n} days after {day}?", "Calendar: {r}"),
+    ("Today is {day}. What day is it in {n} days?", "Calendar: {r}"),
+    ("{name} leaves on {day} and comes back {n} days later. On which day?", "Calendar: {r}"),
 )
 _MONTH = (
-    ("Which month is {n} months after {month}?", "The month is {r}."),
-    ("It is {month} now. Which month was it {back} months ago?", "The month is {r}."),
+    ("Which month is {n} months after {month}?", "Calendar: {r}"),
+    ("It is {month} now. Which month was it {back} months ago?", "Calendar: {r}"),
 )
 _DATE = (
-    ("What is the date {n} days after {day}?", "The date is {r}."),
-    ("Add {n} days to the date {day}.", "The date is {r}."),
+    ("What is the date {n} days after {day}?", "Calendar: {r}"),
+    ("Add {n} days to the date {day}.", "Calendar: {r}"),
 )
 _BETWEEN = (
-    ("How many days are there from {first} {month} to {last} {month}?", "The time is {r} days."),
+    ("How many days are there from {first} {month} to {last} {month}?", "Calendar: {r} days"),
     (
         "{name} travels from {first} {month} to {last} {month}. How many days is that?",
-        "The time is {r} days.",
+        "Calendar: {r} days",
     ),
 )
 _CONVERT = (
-    ("Convert {n} {small} to {large}.", "{n} {small} = {r} {large}"),
-    ("How many {large} are in {n} {small}?", "{n} {small} = {r} {large}"),
-    ("What is {n} {small} in {large}?", "{n} {small} = {r} {large}"),
-    ("{name} measured {n} {small}. Write this in {large}.", "{r} {large}"),
+    ("Convert {n} {small} to {large}.", "That is {r} {large}."),
+    ("How many {large} are in {n} {small}?", "That is {r} {large}."),
+    ("What is {n} {small} in {large}?", "That is {r} {large}."),
+    ("{name} measured {n} {small}. Write this in {large}.", "That is {r} {large}."),
 )
 _VALUE = (
     ("What is the value of {key} in this JSON? {record}", "{r}"),
@@ -70,7 +70,7 @@ _BODIES = (
 
 
 def dates(rng: Random) -> Question:
-    """Days of the week, months, ISO dates and spans within a month."""
+    """Days of the week, months, days of the year and spans within a month."""
     kind, name = rng.randrange(4), rng.choice(NAMES)
     if kind == 0:
         day, n = rng.randrange(7), rng.randrange(2, 9)
@@ -85,13 +85,18 @@ def dates(rng: Random) -> Question:
         return ask(rng, (form,), right, other(rng, MONTHS, right), n=n, back=n, month=MONTHS[month])
     if kind == 2:
         n = rng.randrange(1, 8)
-        start = date(2001 + rng.randrange(29), 1 + rng.randrange(12), 1 + rng.randrange(28))
-        later, slip = start + timedelta(n), start + timedelta(near(rng, n))
-        return ask(rng, _DATE, later.isoformat(), slip.isoformat(), n=n, day=start.isoformat())
+        # From no day of February: the year, and so the length of that month, is not told.
+        start = date(2023, rng.choice((1, *range(3, 13))), 1 + rng.randrange(28))
+        later, slip = _day(start + timedelta(n)), _day(start + timedelta(near(rng, n)))
+        return ask(rng, _DATE, later, slip, n=n, day=_day(start))
     first = rng.randrange(1, 20)
     span = rng.randrange(2, 29 - first)
     slots = {"first": first, "last": first + span, "month": rng.choice(MONTHS), "name": name}
     return ask(rng, _BETWEEN, span, near(rng, span), **slots)
+
+
+def _day(day: date) -> str:
+    return f"{day.day} {MONTHS[day.month - 1]}"
 
 
 def units(rng: Random) -> Question:

@@ -10,25 +10,25 @@ from tamis.lab.words import COLOURS, NAMES, THINGS, WORDS
 _SUM = (
     ("What is {a} + {b}?", "{a} + {b} = {r}"),
     ("Compute {a} plus {b}.", "{a} + {b} = {r}"),
-    ("Add the numbers {a} and {b}.", "The sum is {r}."),
+    ("Add the numbers {a} and {b}.", "{a} + {b} = {r}"),
     ("{name} has {a} {things} and gets {b} more. How many {things} are there now?", "{a} + {b} = {r}"),
-    ("There are {a} red {things} and {b} blue {things}. How many in total?", "The sum is {r}."),
-    ("Find the sum of {a} and {b}.", "The sum is {r}."),
+    ("There are {a} red {things} and {b} blue {things}. How many in total?", "{a} + {b} = {r}"),
+    ("Find the sum of {a} and {b}.", "{a} + {b} = {r}"),
 )
 _DIFFERENCE = (
     ("What is {a} - {b}?", "{a} - {b} = {r}"),
     ("Compute {a} minus {b}.", "{a} - {b} = {r}"),
-    ("Subtract the number {b} from {a}.", "The difference is {r}."),
+    ("Subtract the number {b} from {a}.", "{a} - {b} = {r}"),
     ("{name} has {a} {things} and gives away {b}. How many {things} are left?", "{a} - {b} = {r}"),
-    ("Find the difference of {a} and {b}.", "The difference is {r}."),
+    ("Find the difference of {a} and {b}.", "{a} - {b} = {r}"),
 )
 _PRODUCT = (
-    ("What is {a} times {b}?", "{a} x {b} = {r}"),
-    ("What is {a} * {b}?", "{a} x {b} = {r}"),
-    ("Compute {a} x {b}.", "{a} x {b} = {r}"),
+    ("What is {a} times {b}?", "The product is {r}."),
+    ("What is {a} * {b}?", "The product is {r}."),
+    ("Compute {a} x {b}.", "The product is {r}."),
     ("Multiply the numbers {a} and {b}.", "The product is {r}."),
-    ("There are {a} boxes with {b} {things} each. How many {things} in total?", "{a} x {b} = {r}"),
-    ("{name} buys {a} packs of {b} {things}. How many {things} is that?", "{a} x {b} = {r}"),
+    ("There are {a} boxes with {b} {things} each. How many {things} in total?", "The product is {r}."),
+    ("{name} buys {a} packs of {b} {things}. How many {things} is that?", "The product is {r}."),
     ("Find the product of {a} and {b}.", "The product is {r}."),
 )
 _SORT = (

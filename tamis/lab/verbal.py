@@ -26,24 +26,24 @@ _SORT = (
 )
 _EDITS = {
     "upper": (
-        ("Write the word {word} in capital letters.", "{word} -> {r}"),
-        ("Change {word} to uppercase.", "{word} -> {r}"),
-        ("What is {word} in capital letters?", "{word} -> {r}"),
+        ("Write the word {word} in capitals.", "Edited: {r}"),
+        ("Change the word {word} to uppercase.", "Edited: {r}"),
+        ("What is {word} in capitals?", "Edited: {r}"),
     ),
     "reverse": (
-        ("Write the letters of {word} backwards.", "{word} -> {r}"),
-        ("Reverse the word {word}.", "{word} -> {r}"),
-        ("What is {word} spelled backwards?", "{word} -> {r}"),
+        ("Write the word {word} backwards.", "Edited: {r}"),
+        ("Reverse the word {word}.", "Edited: {r}"),
+        ("What is {word} backwards?", "Edited: {r}"),
     ),
     "vowels": (
-        ("Remove the vowels from the word {word}.", "{word} -> {r}"),
-        ("What is left of {word} without its vowels?", "{word} -> {r}"),
+        ("Write the word {word} without its vowels.", "Edited: {r}"),
+        ("Remove the vowels from the word {word}.", "Edited: {r}"),
+        ("What is {word} without its vowels?", "Edited: {r}"),
     ),
     "double": (
-        ("Write the word {word} twice with a dash between.", "{word} -> {r}"),
-        ("Repeat {word} with a dash between.", "{word} -> {r}"),
+        ("Write the word {word} twice.", "Edited: {r}"),
+        ("Change {word} by writing the word twice.", "Edited: {r}"),
     ),
-    "ends": (("Write the first and the last letter of {word}.", "{word} -> {r}"),),
 }
 _OPPOSITE = (
     ("What is the opposite of {word}?", "{r}"),
@@ -57,15 +57,15 @@ _OPPOSITE_IN_SENTENCE = (
     ("Write the contrary of this: The {thing} of {name} is {word}.", "The {thing} of {name} is {r}."),
 )
 _CATEGORY = (
-    ("What kind of thing is {a_word}?", "The group is {r}."),
-    ("Is {a_word} {a_first} or {a_second}?", "The group is {r}."),
-    ("Name the category of {word}.", "The group is {r}."),
-    ("To which group does {word} belong: {first} or {second}?", "The group is {r}."),
+    ("What kind of thing is {a_word}?", "{r}."),
+    ("Is {a_word} {a_first} or {a_second}?", "{r}."),
+    ("Name the category of {word}.", "{r}."),
+    ("To which group does {word} belong: {first} or {second}?", "{r}."),
 )
 _MEMBER = (
-    ("Which word in this list is {a_kind}? {items}", "The {kind} is {r}."),
-    ("Find the {kind}: {items}", "The {kind} is {r}."),
-    ("{name} wrote {items}. Which of these is {a_kind}?", "The {kind} is {r}."),
+    ("Which word in this list is {a_kind}? {items}", "{r}."),
+    ("Find the {kind}: {items}", "{r}."),
+    ("{name} wrote {items}. Which of these is {a_kind}?", "{r}."),
 )
 _PAST_TENSE = (
     ("What is the past tense of {verb}?", "{r}"),
@@ -111,13 +111,11 @@ def edited(edit: str, word: str) -> str:
         return word[::-1]
     if edit == "vowels":
         return "".join(letter for letter in word if letter not in "aeiou")
-    if edit == "double":
-        return f"{word}-{word}"
-    return f"{word[0]} {word[-1]}"
+    return f"{word}-{word}"
 
 
 def string_edit(rng: Random) -> Question:
-    """One word in capitals, backwards, without vowels, doubled, or reduced to its two ends."""
+    """One word in capitals, backwards, without its vowels, or twice."""
     edit = rng.choice(tuple(_EDITS))
     word, confused = rng.choice(WORDS), rng.choice(tuple(_EDITS))
     right = edited(edit, word)
@@ -142,15 +140,16 @@ def categories(rng: Random) -> Question:
     kinds = rng.sample(tuple(CATEGORIES), 4)
     kind, rest = kinds[0], kinds[1:]
     word = rng.choice(CATEGORIES[kind])
+    right = f"{word} is {noun(kind)}"
     if rng.randrange(2):
         first, second = (kind, rest[0]) if rng.randrange(2) else (rest[0], kind)
         pair = {"first": first, "second": second, "a_first": noun(first), "a_second": noun(second)}
-        return ask(rng, _CATEGORY, kind, rest[0], word=word, a_word=noun(word), **pair)
+        return ask(rng, _CATEGORY, right, f"{word} is {noun(rest[0])}", word=word, a_word=noun(word), **pair)
     items = [word] + [rng.choice(CATEGORIES[k]) for k in rest[: rng.randrange(2, 4)]]
     rng.shuffle(items)
-    wrong = other(rng, items, word)
+    wrong = f"{other(rng, items, word)} is {noun(kind)}"
     slots = {"kind": kind, "a_kind": noun(kind), "items": listed(items), "name": rng.choice(NAMES)}
-    return ask(rng, _MEMBER, word, wrong, **slots)
+    return ask(rng, _MEMBER, right, wrong, **slots)
 
 
 def past_tense(rng: Random) -> Question:

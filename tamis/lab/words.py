@@ -76,11 +76,7 @@ UNITS: tuple[tuple[str, str, int], ...] = (
     ("centimetres", "millimetres", 10),
     ("kilograms", "grams", 1000),
     ("litres", "millilitres", 1000),
+    ("feet", "inches", 12),
     ("hours", "minutes", 60),
     ("minutes", "seconds", 60),
-    ("weeks", "days", 7),
-    ("days", "hours", 24),
-    ("years", "months", 12),
-    ("feet", "inches", 12),
-    ("euros", "cents", 100),
 )

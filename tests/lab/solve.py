@@ -31,11 +31,7 @@ SMALLER_IN_LARGER = {
     "millilitres in litres": 1000,
     "minutes in hours": 60,
     "seconds in minutes": 60,
-    "days in weeks": 7,
-    "hours in days": 24,
-    "months in years": 12,
     "inches in feet": 12,
-    "cents in euros": 100,
 }
 
 
@@ -117,9 +113,9 @@ def _alphabet(prompt: str, answer: str) -> bool:
 
 def _dates(prompt: str, answer: str) -> bool:
     n = numbers(prompt)
-    if iso := re.search(r"\d{4}-\d\d-\d\d", prompt):
-        (days,) = numbers(prompt.replace(iso[0], ""))
-        return answer == f"The date is {date.fromisoformat(iso[0]) + timedelta(days)}."
+    if start := re.search(r"(?:after|date) (\d+) (\w+)", prompt):
+        day = date(2023, 1 + MONTHS.index(start[2]), n[1]) + timedelta(n[0])
+        return answer == f"Calendar: {day.day} {MONTHS[day.month - 1]}"
     if len(n) == 2:
         return numbers(answer) == [n[1] - n[0]]
     if day := next((day for day in DAYS if day in prompt), None):
