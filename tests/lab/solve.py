@@ -113,7 +113,7 @@ def _alphabet(prompt: str, answer: str) -> bool:
 
 def _dates(prompt: str, answer: str) -> bool:
     n = numbers(prompt)
-    if start := re.search(r"(?:after|date) (\d+) (\w+)", prompt):
+    if start := re.search(rf"(?:after|date) (\d+) ({'|'.join(MONTHS)})", prompt):
         day = date(2023, 1 + MONTHS.index(start[2]), n[1]) + timedelta(n[0])
         return answer == f"Calendar: {day.day} {MONTHS[day.month - 1]}"
     if len(n) == 2:
