@@ -132,9 +132,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument(
-        "--rows", type=int, default=20_000, help="rows of the laboratory's pool (shards: 8,192)"
-    )
+    parser.add_argument("--rows", type=int, default=2500, help="rows of the laboratory's pool")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

@@ -4,6 +4,7 @@
         recipe.json                    what is being made
         00000.vectors.npy …            arrays of shard 0, each written whole and renamed into place
         00000.json                     written last for the shard: shapes, dtypes, bytes and checksums
+    <store>/<kind>/<digest>.claims/    locks of the shards that writers are at
     <store>/<kind>/<digest>/           complete: one rename of the folder
         meta.json                      recipe, summary, and every file with its bytes and checksum
     <store>/ledger.jsonl               what things cost (see cost.py); outside the identity of anything
@@ -17,6 +18,7 @@ same bytes. Nothing in a folder depends on time, machine or order of writing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -33,12 +35,21 @@ from tamis.core.errors import RunError
 from tamis.core.files import replacing, sync_folder, write_json
 
 SCHEMA = 1
-SHARD_ROWS = 8192
-"""Rows of one shard of a signal: small enough to lose little, large enough for long sequential reads."""
+_SHARDS = 256
+_SHARD_ROWS = (512, 65536)
 
 
-def shard_bounds(rows: int, shard_rows: int = SHARD_ROWS) -> list[tuple[int, int]]:
+def shard_rows_of(rows: int) -> int:
+    """Rows of one shard of a signal over `rows` rows: the power of two that gives about 256 shards, from 512
+    (a crash should lose seconds) to 65,536 (reads should be long). It follows from `rows` alone."""
+    wanted = -(-rows // _SHARDS)
+    least, most = _SHARD_ROWS
+    return min(max(least, 1 << (wanted - 1).bit_length()), most)
+
+
+def shard_bounds(rows: int, shard_rows: int | None = None) -> list[tuple[int, int]]:
     """Half-open row ranges of the shards of `rows` rows; one empty shard when there are none."""
+    shard_rows = shard_rows or shard_rows_of(rows)
     return [(start, min(start + shard_rows, rows)) for start in range(0, rows, shard_rows)] or [(0, 0)]
 
 
@@ -60,6 +71,7 @@ class Thing:
         self.digest = digest({"schema": SCHEMA, "kind": kind, "recipe": self.recipe})
         self.folder = root / kind / self.digest
         self.part = root / kind / f"{self.digest}.part"
+        self.claims = root / kind / f"{self.digest}.claims"
 
     @property
     def state(self) -> str:
@@ -72,11 +84,15 @@ class Thing:
 
     def begin(self) -> None:
         """Make the partial folder with its recipe, unless it is there or the thing is complete."""
-        if self.state == "complete" or (self.part / "recipe.json").exists():
-            return
-        self.part.mkdir(parents=True, exist_ok=True)
-        write_json(self.part / "recipe.json", {"kind": self.kind, "recipe": self.recipe})
-        sync_folder(self.part.parent)
+        self.part.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(self.part.parent):
+            if self.state == "complete":
+                return
+            self.claims.mkdir(exist_ok=True)
+            if not (self.part / "recipe.json").exists():
+                self.part.mkdir(exist_ok=True)
+                write_json(self.part / "recipe.json", {"kind": self.kind, "recipe": self.recipe})
+                sync_folder(self.part.parent)
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are not written yet, in order."""
@@ -87,19 +103,15 @@ class Thing:
     @contextlib.contextmanager
     def claim(self, shard: int) -> Iterator[bool]:
         """Try to reserve a shard among writers; yields whether this writer should make it now."""
-        path = self.part / f"{shard:05d}.claim"
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            handle = os.open(self.claims / f"{shard:05d}", os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:  # another writer finished the whole thing meanwhile
             yield False
             return
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield not (self.part / f"{shard:05d}.json").exists() and self.state != "complete"
+            free = _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            written = (self.part / f"{shard:05d}.json").exists() or self.state == "complete"
+            yield free and not written
         finally:
             os.close(handle)
 
@@ -138,10 +150,12 @@ class Thing:
             raise RunError(
                 f"{self.part}: {len(missing)} of {self.shards} shards are missing, first {missing[0]}"
             )
-        with self._completed_elsewhere():
-            self._write_meta(summary)
-            os.rename(self.part, self.folder)
-            sync_folder(self.folder.parent)
+        with _locked(self.part.parent):
+            if self.state != "complete":
+                self._write_meta(summary)
+                os.rename(self.part, self.folder)
+                sync_folder(self.folder.parent)
+            shutil.rmtree(self.claims, ignore_errors=True)
 
     def _write_meta(self, summary: Mapping[str, Any]) -> None:
         if (self.part / "meta.json").exists():  # killed between the two writes: only the tidying is due
@@ -151,7 +165,7 @@ class Thing:
             for shard in range(self.shards):
                 files.update(json.loads((self.part / f"{shard:05d}.json").read_text()))
             for path in sorted(self.part.iterdir()):
-                own = path.name.startswith(".") or path.suffix == ".claim" or path.name == "recipe.json"
+                own = path.name.startswith(".") or path.name == "recipe.json"
                 if not own and path.name not in files and not path.name[:5].isdigit():
                     files[path.name] = _entry(path)
             known = set(files)
@@ -225,12 +239,15 @@ class Store:
 
     def open(self, kind: str, recipe: Mapping[str, Any], shards: int = 0) -> Thing:
         """The thing of `kind` made by `recipe` in `shards` shards (0: files only), whatever its state."""
-        return Thing(self.root, kind, recipe, shards)
+        thing = Thing(self.root, kind, recipe, shards)
+        if thing.state == "complete":  # a writer can die between the last rename and this tidying
+            shutil.rmtree(thing.claims, ignore_errors=True)
+        return thing
 
     def things(self) -> Iterator[tuple[str, str, str]]:
         """(kind, digest, state) of everything in the store, in order of name."""
         for folder in sorted(self.root.glob("*/*")):
-            if folder.is_dir():
+            if folder.is_dir() and folder.suffix != ".claims":
                 partial = folder.suffix == ".part"
                 yield folder.parent.name, folder.stem, "partial" if partial else "complete"
 
@@ -238,7 +255,7 @@ class Store:
         """Every file of every complete thing against its checksum; also leftovers of dead writers."""
         faults = []
         for folder in sorted(self.root.glob("*/*")):
-            if not folder.is_dir() or folder.suffix == ".part":
+            if not folder.is_dir() or folder.suffix in (".part", ".claims"):
                 continue
             meta = json.loads((folder / "meta.json").read_text())
             for name, entry in meta["files"].items():
@@ -255,8 +272,31 @@ class Store:
 
     def remove(self, thing: Thing) -> None:
         """Delete a thing in whatever state."""
-        for folder in (thing.folder, thing.part):
+        for folder in (thing.folder, thing.part, thing.claims):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Within the block, no other writer begins or finishes a thing of this kind."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, how: int) -> bool:
+    """Whether the lock was had; True also where a file system has no locks: then work is done twice."""
+    try:
+        fcntl.flock(handle, how)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+            raise
+    return True
 
 
 def _entry(path: Path) -> dict[str, Any]:

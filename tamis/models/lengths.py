@@ -10,7 +10,7 @@ import numpy as np
 from tamis.core.progress import progress
 from tamis.core.shards import Made, make_shards
 from tamis.core.status import code
-from tamis.core.store import SHARD_ROWS, Store, Thing, shard_bounds
+from tamis.core.store import Store, Thing, shard_bounds, shard_rows_of
 from tamis.models.lm import load_model
 from tamis.models.render import Renderer
 
@@ -40,7 +40,7 @@ def rendered_lengths(
         "renderer": renderer.recipe,
         "pool": pool.digest,
         "rows": len(pool),
-        "shard_rows": SHARD_ROWS,
+        "shard_rows": shard_rows_of(len(pool)),
     }
     bounds = shard_bounds(len(pool))
     thing = Store(store).open("rendering", recipe, len(bounds))
@@ -49,7 +49,7 @@ def rendered_lengths(
         def make(start: int, stop: int) -> Made:
             rows = renderer.render_many(pool.conversations(start, stop))
             words = ["empty_response" if row.empty_response else row.status for row in rows]
-            arrays = {
+            arrays: dict[str, np.ndarray] = {
                 "tokens": np.array([len(row.ids) for row in rows], np.int32),
                 "full_tokens": np.array([row.tokens_full for row in rows], np.int32),
                 "supervised_tokens": np.array([row.mask.sum() for row in rows], np.int32),

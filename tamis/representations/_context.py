@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """Settings of a run that every signal shares. `device` and `batch_tokens` are execution: never in a recipe."""
+    """Settings of a run that every signal shares; `device` and `batch_tokens` are never in a recipe."""
 
     model: str | None = None
     template: str = "auto"

@@ -13,7 +13,7 @@ from tamis.core import status as statuses
 from tamis.core.method import Method
 from tamis.core.progress import progress
 from tamis.core.shards import Made, make_shards
-from tamis.core.store import SHARD_ROWS, Store, Thing, shard_bounds
+from tamis.core.store import Store, Thing, shard_bounds, shard_rows_of
 from tamis.representations._context import Context, Encoder
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def recipe_of(pool: Pool, method: Method, encoder: Encoder) -> dict[str, Any]:
         "encoder": dict(encoder.recipe),
         "pool": pool.digest,
         "rows": len(pool),
-        "shard_rows": SHARD_ROWS,
+        "shard_rows": shard_rows_of(len(pool)),
     }
 
 

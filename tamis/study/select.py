@@ -205,23 +205,33 @@ def _choose(
     """All budgets of one strategy; of one order, so that those of one unit are nested prefixes."""
     from tamis.selections import choose_ranked
 
-    found: list[Subset] = []
-    for budget in request.budgets:
-        limit = int(budget.amount) if budget.unit == "tokens" else budget.rows_of(len(pool))
-        inputs = _inputs(pool, request, strategy, signal, tokens, made, budget)
+    found: dict[Budget, Any] = {}
+    for by_tokens in (False, True):
+        budgets = [budget for budget in request.budgets if (budget.unit == "tokens") == by_tokens]
+        limits = [int(b.amount) if by_tokens else b.rows_of(len(pool)) for b in budgets]
+        if not budgets:
+            continue
         choice = choose_ranked(
             strategy.selection,
             signal.source,
-            limit,
-            cost=tokens if budget.unit == "tokens" else None,
+            max(limits),
+            cost=tokens if by_tokens else None,
             seed=request.seed,
             allow_underflow=request.allow_underflow,
             usable=signal.usable,
-            **inputs,
+            **_inputs(pool, request, strategy, signal, tokens, made, budgets[int(np.argmax(limits))]),
             **strategy.selection_parameters,
         )
-        found.append(_subset(pool, request, strategy, budget, signal, choice, tokens, out))
-    return found
+        spent = (
+            np.cumsum(tokens[choice.positions], dtype=np.int64) if by_tokens and tokens is not None else None
+        )
+        for budget, limit in zip(budgets, limits, strict=True):
+            rows = limit if spent is None else int(np.searchsorted(spent, limit, side="right"))
+            found[budget] = choice.take(slice(0, rows))
+    return [
+        _subset(pool, request, strategy, budget, signal, found[budget], tokens, out)
+        for budget in request.budgets
+    ]
 
 
 def _inputs(
@@ -235,14 +245,12 @@ def _inputs(
 ) -> dict[str, Any]:
     """What the selection needs besides the signal, by the words of its card."""
     needs = strategy.methods()[-1].needs
-    inputs: dict[str, Any] = {}
+    inputs: dict[str, Any] = {"ids": pool.ids}
     if len(signal.tasks) > 1:
         inputs["task_of"] = signal.task_of
     if "sources" in needs:
         inputs["sources"] = pool.sources
-    if "ids" in needs or strategy.score is not None:
-        inputs["ids"] = pool.ids
-    if request.within is not None:
+    if request.within is not None and strategy.name != LENGTH_MATCHED:
         inputs["within"] = np.asarray(pool.source_codes)
     if "lengths" in needs:
         inputs["lengths"] = tokens if tokens is not None else np.asarray(pool.chars)

@@ -17,7 +17,7 @@ import pytest
 from tamis.core.digest import digest
 from tamis.core.errors import RunError
 from tamis.core.shards import Made, make_shards, parse_share
-from tamis.core.store import Store, shard_bounds
+from tamis.core.store import Store, shard_bounds, shard_rows_of
 
 RECIPE = {"method": "square", "rows": 50}
 BOUNDS = shard_bounds(50, 8)
@@ -49,6 +49,12 @@ def test_shard_bounds_cover_every_row_once() -> None:
     assert shard_bounds(20, 8) == [(0, 8), (8, 16), (16, 20)]
     assert shard_bounds(16, 8) == [(0, 8), (8, 16)]
     assert shard_bounds(0, 8) == [(0, 0)]
+    assert shard_bounds(600) == [(0, 512), (512, 600)]
+
+
+def test_shards_grow_with_the_pool_between_two_limits() -> None:
+    assert [shard_rows_of(n) for n in (0, 1, 131_072, 131_073, 1_000_000)] == [512, 512, 512, 1024, 4096]
+    assert shard_rows_of(10**8) == 65_536
 
 
 def test_the_name_is_the_recipe(tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""RDS+ on real rows with a small language model: does it find the right sources, and what does a whole pool cost?
+
+    python benchmarks/real_model.py --shared ../shared --out benchmarks/results/real_model.json [--whole]
+
+Sample: 4,000 rows drawn in proportion from the sources whose columns are plain, at most 512 tokens a row, float32.
+Queries and right sources are those of the model folder's README. `--whole` then encodes the whole pool (86,115
+rows) in one resumable run of the command line and reports its time, tokens and statuses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import tamis
+
+ROOT = Path(__file__).resolve().parents[1]
+MAPPING = ROOT / "examples" / "maps" / "shared-pool.yaml"
+NOT_PLAIN = (
+    "commonsenseqa_train", "tydiqa_train_ko", "tydiqa_train_sw", "gorilla_torchhub_train",
+    "self_instruct_seed_tasks", "foundry_finetune_example",
+)  # fmt: skip
+RIGHT = {
+    "gsm8k": ("gsm8k_train", "mawps_train", "flan_cot_aqua"),
+    "humaneval": ("codealpaca_new", "codealpaca_2k"),
+}
+AT_LEAST = {
+    "gsm8k": {"rds/top-k": 290, "rds/round-robin": 275},
+    "humaneval": {"rds/top-k": 235, "rds/round-robin": 230},
+}
+
+
+def sample(pool: Any, rows: int, path: Path) -> Counter[str]:
+    """Write `rows` rows drawn in proportion from the plain sources, in pool order; returns rows by source."""
+    plain = [i for i, source in enumerate(pool.sources) if source not in NOT_PLAIN]
+    by_source: dict[str, list[int]] = {}
+    for i in plain:
+        by_source.setdefault(pool.sources[i], []).append(i)
+    rng = Random(0)
+    chosen: list[int] = []
+    for positions in by_source.values():
+        chosen += rng.sample(positions, round(rows * len(positions) / len(plain)))
+    with open(path, "w", encoding="utf-8") as file:
+        for i in sorted(chosen):
+            row = pool.row(i)
+            turns = [message._asdict() for message in row.messages]
+            file.write(json.dumps({"messages": turns, "source": row.source}, ensure_ascii=False) + "\n")
+    return Counter(pool.sources[i] for i in chosen)
+
+
+def queries(shared: Path, work: Path) -> dict[str, Path]:
+    """GSM8K: 8 exemplars; HumanEval: the first 40 problems, prompt and solution."""
+    paths = {
+        "gsm8k": shared / "data/targets/gsm8k/exemplars_8shot.jsonl",
+        "humaneval": work / "humaneval.jsonl",
+    }
+    with gzip.open(shared / "data/targets/humaneval/HumanEval.jsonl.gz", "rt", encoding="utf-8") as file:
+        problems = [json.loads(line) for line in file][:40]
+    rows = [{"prompt": p["prompt"], "completion": p["canonical_solution"]} for p in problems]
+    paths["humaneval"].write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    return paths
+
+
+def on_a_sample(shared: Path, work: Path, rows: int) -> dict[str, Any]:
+    """Rows of the right sources among 300, by query set and selection."""
+    pool = tamis.read_pool([str(shared / "data/pool/*.jsonl.gz")], map=MAPPING, store=work / "store")
+    sources = sample(pool, rows, work / "sample.jsonl")
+    drawn = tamis.read_pool([work / "sample.jsonl"], store=work / "store")
+    found: dict[str, Any] = {"rows": len(drawn)}
+    model = str(shared / "models/pool-9m")
+    for name, path in queries(shared, work).items():
+        subsets = tamis.select(
+            drawn, query={name: tamis.read_pool([path], map=MAPPING, store=work / "store")},
+            strategy=["rds/top-k", "rds/round-robin", "random"], budget=[300], model=model, dtype="float32",
+            max_tokens=512, store=work / "store",
+        )  # fmt: skip
+        right = {
+            s.strategy.name: int(sum(s.pool.sources[p] in RIGHT[name] for p in s.positions)) for s in subsets
+        }
+        found[name] = {"right_of_300": right, "at_least": AT_LEAST[name]}
+        found[name]["right_in_sample"] = sum(sources[source] for source in RIGHT[name])
+        assert all(right[strategy] >= least for strategy, least in AT_LEAST[name].items()), found
+    return found
+
+
+def whole_pool(shared: Path, work: Path, dtype: str) -> dict[str, Any]:
+    """Encode everything by the command line, in a process of its own."""
+    command = [
+        sys.executable, "-m", "tamis", "represent", "rds", "--pool", str(shared / "data/pool/*.jsonl.gz"),
+        "--map", str(MAPPING), "--model", str(shared / "models/pool-9m"), "--max-tokens", "1024",
+        "--dtype", dtype, "--store", str(work / "store"), "--json",
+    ]  # fmt: skip
+    start = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    found: dict[str, Any] = json.loads(done.stdout)
+    found["wall_s"] = round(time.perf_counter() - start, 1)
+    found["tokens_per_s"] = round(found["tokens"] / found["ledger"]["seconds"])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/tamis-real-model"))
+    parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--dtype", default="bfloat16", help="of the whole pool's run")
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    results = {"sample": on_a_sample(given.shared.resolve(), given.work, given.rows)}
+    if given.whole:
+        results["whole_pool"] = whole_pool(given.shared.resolve(), given.work, given.dtype)
+    print(json.dumps(results, indent=1))
+    if given.out:
+        given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
