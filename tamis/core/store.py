@@ -96,9 +96,8 @@ class Thing:
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are not written yet, in order."""
-        if self.state == "complete":
-            return []
-        return [i for i in range(self.shards) if not (self.part / f"{i:05d}.json").exists()]
+        absent = [i for i in range(self.shards) if not (self.part / f"{i:05d}.json").exists()]
+        return [] if self.state == "complete" else absent  # asked last: another writer may just have finished
 
     @contextlib.contextmanager
     def claim(self, shard: int) -> Iterator[bool]:
