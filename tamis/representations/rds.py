@@ -79,6 +79,7 @@ class Variant:
     """One of the family: `part` of the row that is rendered, and the weights of its L tokens."""
 
     name: str
+    about: str
     part: str  # whole, prompt or label
     weights: Callable[[int], np.ndarray]
 
@@ -198,11 +199,11 @@ def _status(row: Rendered) -> str:
 
 
 VARIANTS = (
-    Variant("rds", "whole", position_weights),
-    Variant("rds-eos", "whole", last_weights),
-    Variant("rds-mean", "whole", uniform_weights),
-    Variant("rds-prompt", "prompt", position_weights),
-    Variant("rds-label", "label", position_weights),
+    Variant("rds", "Position-weighted mean of all last hidden states (RDS+).", "whole", position_weights),
+    Variant("rds-eos", "The last hidden state of the row's last token.", "whole", last_weights),
+    Variant("rds-mean", "Uniform mean of all last hidden states.", "whole", uniform_weights),
+    Variant("rds-prompt", "Position-weighted mean over the prompt alone.", "prompt", position_weights),
+    Variant("rds-label", "Position-weighted mean over the first answer alone.", "label", position_weights),
 )
 
 
@@ -210,6 +211,9 @@ def _run(variant: Variant, config: Config, context: Context) -> RdsEncoder:
     return RdsEncoder(variant, context)
 
 
+_CARD = (__doc__ or "").partition("\n\n")[2]
+
 METHODS = tuple(
-    Method(variant.name, partial(_run, variant), Config, __doc__, needs=("model",)) for variant in VARIANTS
+    Method(variant.name, partial(_run, variant), Config, f"{variant.about}\n\n{_CARD}", needs=("model",))
+    for variant in VARIANTS
 )
