@@ -112,11 +112,13 @@ class Locator:
 
     def _search(self, i: int, turns: Sequence[Turn], text: str) -> tuple[int, int]:
         """Turn i by rendering the conversation with only its content replaced."""
-        content = turns[i][1]
-        marked = self._render([*turns[:i], ("assistant", _MARK.format(i)), *turns[i + 1 :]], False)
-        parts = _MARKS.split(marked)
+        content, mark = turns[i][1], _MARK.format(i)
+        while any(mark in other for _, other in turns):
+            mark = mark[0] + mark
+        marked = self._render([*turns[:i], ("assistant", mark), *turns[i + 1 :]], False)
+        parts = marked.split(mark)
         if len(parts) != 3:
-            raise Refused(f"the template shows assistant message {i} {len(parts) // 2} times")
+            raise Refused(f"the template shows assistant message {i} {len(parts) - 1} times")
         before, _, after = parts
         end = len(text) - len(after)
         around = text.startswith(before) and text.endswith(after) and len(before) <= end

@@ -398,6 +398,14 @@ def test_half_a_surrogate_pair_is_replaced():
     assert row.status == "ok" and said(renderer, row) == "c\ufffd</s>"
 
 
+def test_marks_of_our_own_in_the_contents_do_no_harm():
+    renderer = Renderer(tokenizer(), "tulu")
+    row = renderer.render(
+        talk("user:\ue0001\ue001", "assistant:\ue0001\ue001 ok", "user:")
+    )  # searched turn by turn
+    assert row.status == "ok" and said(renderer, row) == "\ue0001\ue001 ok</s>"
+
+
 def test_text_of_a_refused_row_raises():
     with pytest.raises(Refused, match="no system role"):
         Renderer(tokenizer(FAMILIES["gemma"][0]), "auto").text(talk("system:x", "user:y"))
