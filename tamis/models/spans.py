@@ -117,9 +117,9 @@ class Locator:
             mark = mark[0] + mark
         marked = self._render([*turns[:i], ("assistant", mark), *turns[i + 1 :]], False)
         parts = marked.split(mark)
-        if len(parts) != 3:
+        if len(parts) != 2:
             raise Refused(f"the template shows assistant message {i} {len(parts) - 1} times")
-        before, _, after = parts
+        before, after = parts
         end = len(text) - len(after)
         around = text.startswith(before) and text.endswith(after) and len(before) <= end
         if around and text[len(before) : end] in _variants(content):
