@@ -18,6 +18,7 @@ _BY_CHARACTER = (
     (0x3005, 0x3007),  # ideographic repetition, closing and zero
     (0x3040, 0x30FF),  # Hiragana, Katakana
     (0x3100, 0x312F),  # Bopomofo
+    (0x31A0, 0x31BF),
     (0x31F0, 0x31FF),  # Katakana extensions
     (0x3400, 0x4DBF),  # Han
     (0x4E00, 0x9FFF),
@@ -26,7 +27,7 @@ _BY_CHARACTER = (
     (0xAC00, 0xD7A3),  # Hangul
     (0xF900, 0xFAFF),  # Han
     (0xFF66, 0xFF9F),  # halfwidth Katakana
-    (0x1B000, 0x1B16F),  # Kana
+    (0x1AFF0, 0x1B16F),  # Kana
     (0x20000, 0x323AF),  # Han
 )
 _WORD_CATEGORIES = frozenset(("Lu", "Ll", "Lt", "Lm", "Lo", "Nl", "Nd", "Pc", "Mn", "Mc", "Me"))
@@ -52,6 +53,14 @@ def splitter(tokens: str) -> Callable[[str], list[str]]:
         return _pattern(by_character).findall(unicodedata.normalize("NFC", lower) if by_character else lower)
 
     return split
+
+
+def is_term(token: str, tokens: str) -> bool:
+    """Whether a token may stand in an n-gram: any in "dsir"; in "words" those with a letter or digit, except
+    single letters of scripts with case, which label options and items more often than they are words."""
+    if tokens == "dsir":
+        return True
+    return any(map(str.isalnum, token)) and not (len(token) == 1 and unicodedata.category(token) == "Ll")
 
 
 @cache

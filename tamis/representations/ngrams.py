@@ -4,24 +4,27 @@
 Resampling, arXiv 2302.03169. Weights: Salton and Buckley 1988, Term-weighting approaches in automatic text
 retrieval.
 **Definition.** Text = contents of the messages joined by a newline, lower-cased, cut into runs of word
-characters and runs of punctuation. c_jb = number of n-grams of order 1..n of row j (tokens joined by one
-space) whose SHA-256, read as an integer, is b modulo D. df_b = pool rows with c_jb > 0;
-idf_b = ln((1 + N) / (1 + df_b)) + 1; w_jb = (1 + ln c_jb) idf_b; S_qj = <w_q, w_j> / (|w_q| |w_j|), where
-the queries are weighted by the pool's idf too.
+characters and runs of punctuation. An n-gram is 1 to n words that follow each other with nothing but space
+between them. c_jb = number of n-grams of row j (words joined by one space) whose SHA-256, read as an integer,
+is b modulo D. df_b = pool rows with c_jb > 0; idf_b = ln((1 + N) / (1 + df_b)) + 1;
+w_jb = (1 + ln c_jb) idf_b; S_qj = <w_q, w_j> / (|w_q| |w_j|), with the pool's idf for the queries too.
 **Needs.** Rows with text; no model and no deep-learning library.
 **Gives.** Counts of b rows: `indptr` (b + 1,) int64; `indices` int32 (uint16 when D <= 65,536), ascending in
 each row; `counts` uint16 (uint32 in a shard with a count above 65,535). S in [0, 1] float32, higher is
 better.
 **Cost.** Counting: O(text) time, the memory of one shard, no model pass. Comparing: for each pool row
 m x (its n-grams that occur in a query) multiplications; one block of rows and the queries in memory.
-**Departs.** (1) The released tokenisation is `tokens="dsir"`. The default differs where that one loses words.
-Chinese, Japanese, Thai, Lao, Khmer and Burmese have no spaces, so that a whole clause is one "word"; Korean
-words carry their particles. Of these scripts each character is a token, and the bigrams are pairs of
-characters, as search engines index them. Text is brought to NFC. (2) D = 2^20, released: 10,000. A rare
-n-gram that shares its bucket with common ones loses its idf: in a pool of 86,115 rows with 1.8 million
-different n-grams, those of 5 to 861 rows make up most of their bucket in 3 % of cases with 10,000 buckets, in
-76 % with 2^18 and in 95 % with 2^20, at no cost but one number a bucket. (3) DSIR weighs a row by its
-likelihood ratio; here rows are compared with single queries. (4) A long row is counted whole.
+**Departs.** (1) The released features are `tokens="dsir"`, where punctuation is a word like any other. The
+default leaves out punctuation and single letters (of scripts with case), and n-grams do not reach over them:
+they are layout more than content, and with them the mean over the queries of a multiple-choice target ranks
+rows by how their options are marked. (2) Chinese, Japanese, Thai, Lao, Khmer and Burmese have no spaces, so
+that a whole clause is one "word"; Korean words carry their particles. By default each character of these
+scripts is a word, so that the bigrams are pairs of characters, as search engines index them. Text is brought
+to NFC. (3) D = 2^20, released: 10,000. A rare n-gram that shares its bucket with common ones loses its idf.
+In a pool of 86,115 rows with 1.36 million different n-grams, those of 5 to 850 rows make up most of their
+bucket in 0.4 % of cases with 10,000 buckets, in 52 % with 2^18, in 90 % with 2^20, which costs nothing but
+one number a bucket. (4) DSIR weighs a row by its likelihood ratio; here rows are compared with single
+queries. (5) A long row is counted whole.
 **Relations.** `tokens="dsir", buckets=10000` gives the features of DSIR. `n=1, weighting="binary"` is the
 cosine of word sets.
 """
@@ -40,7 +43,7 @@ from tamis.core.method import Method
 from tamis.core.status import code
 from tamis.representations._context import Context, Encoded
 from tamis.representations._ngram_similarity import WEIGHTINGS, counts_matrix, similarity
-from tamis.representations._ngram_tokens import TOKENS, splitter
+from tamis.representations._ngram_tokens import TOKENS, is_term, splitter
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Message
@@ -89,14 +92,15 @@ class NgramEncoder:
         }
 
     def encode(self, conversations: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> Encoded:
-        """Counts of b rows (see the card); rows without a token have the status `no_target_tokens`."""
+        """Counts of b rows (see the card); rows without an n-gram have the status `no_target_tokens`."""
         texts = ["\n".join(message.content for message in messages) for messages in conversations]
         lengths, tokens, words = _tokenised(texts, self.config.tokens)
         rows = np.repeat(np.arange(len(texts)), lengths)
         grams = _bucket_occurrences(rows, tokens, words, self.config)
         arrays = _compressed(*grams, len(texts), self.config.buckets)
         advance(int(lengths.sum()))
-        status = np.where(lengths > 0, code("ok"), code("no_target_tokens")).astype(np.uint8)
+        counted = np.diff(arrays["indptr"]) > 0
+        status = np.where(counted, code("ok"), code("no_target_tokens")).astype(np.uint8)
         return Encoded(arrays, status, lengths.astype(np.int32))
 
 
@@ -135,14 +139,16 @@ def _bucket_occurrences(
     rows: np.ndarray, tokens: np.ndarray, words: list[str], config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
     """Row and bucket of every n-gram occurrence, order by order; each different n-gram is hashed once."""
-    at = np.arange(len(tokens))  # first tokens of the n-grams of the present order
-    grams, texts = tokens, words  # number of the n-gram at each of them, and the n-grams by number
+    terms = np.array([is_term(word, config.tokens) for word in words], dtype=bool)[tokens]
+    at = np.flatnonzero(terms)  # first tokens of the n-grams of the present order
+    grams, texts = tokens[at], words  # number of the n-gram at each of them, and the n-grams by number
     found_rows, found_buckets = [], []
     for order in range(1, config.n + 1):
         if order > 1:
             last = at + order - 1
             grown = last < len(rows)
-            grown[grown] = rows[at[grown]] == rows[last[grown]]  # an n-gram does not cross rows
+            first, last = at[grown], last[grown]
+            grown[grown] = terms[last] & (rows[first] == rows[last])
             at = at[grown]
             pairs = grams[grown] * len(words) + tokens[at + order - 1]
             pairs, grams = np.unique(pairs, return_inverse=True)

@@ -68,16 +68,39 @@ def test_published_bucket_numbers():
 
 
 def test_counts_of_one_sentence():
-    shard = arrays(["The cat. The CAT"], Config(buckets=10_000))[0]
-    grams = ["the", "cat", ".", "the", "cat", "the cat", "cat .", ". the", "the cat"]
-    assert by_row(shard) == [Counter(bucket_of(gram, 10_000) for gram in grams)]
-    assert shard["indices"].dtype == np.uint16 and shard["counts"].dtype == np.uint16
+    words = ["the", "cat", "the", "cat", "the cat", "the cat"]
+    everything = [*words, ".", "cat .", ". the"]
+    for tokens, grams in (("words", words), ("dsir", everything)):
+        shard = arrays(["The cat. The CAT"], Config(buckets=10_000, tokens=tokens))[0]
+        assert by_row(shard) == [Counter(bucket_of(gram, 10_000) for gram in grams)]
+        assert shard["indices"].dtype == np.uint16 and shard["counts"].dtype == np.uint16
+
+
+def test_how_options_are_marked_does_not_count():
+    options = ["A. red\nB. old green", "- red\n- old green", "(a) red (b) old green", "✅ red\n_ old green;"]
+    first, *others = by_row(arrays(options)[0])
+    assert others == [first] * 3
+    assert first == dict.fromkeys((bucket_of(g, 1 << 20) for g in ("red", "old", "green", "old green")), 1)
+
+
+def test_a_single_letter_counts_where_it_is_a_word():
+    shard = arrays(["x 5 y", "我", "и", "2"], Config(n=1))[0]
+    assert by_row(shard) == [
+        {bucket_of("5", 1 << 20): 1},
+        {bucket_of("我", 1 << 20): 1},
+        {},
+        {bucket_of("2", 1 << 20): 1},
+    ]
 
 
 def test_tfidf_cosine_of_three_rows():
     config = Config(n=1)
-    scores = full(similarity(arrays(["a", "b c"], config), arrays(["a b", "a a b", "c"], config), config))
-    common, rare = math.log(4 / 3) + 1, math.log(4 / 2) + 1  # df 2 (a and b) and 1 (c) of 3 rows
+    scores = full(
+        similarity(
+            arrays(["ant", "bee cow"], config), arrays(["ant bee", "ant ant bee", "cow"], config), config
+        )
+    )
+    common, rare = math.log(4 / 3) + 1, math.log(4 / 2) + 1  # in 2 (ant and bee) and 1 (cow) of 3 rows
     twice = 1 + math.log(2)
     query_norm = math.hypot(common, rare)
     expected = [
@@ -96,9 +119,9 @@ def test_tfidf_cosine_of_three_rows():
     ],
 )
 def test_other_weightings(config, expected):
-    assert full(similarity(arrays(["a"], config), arrays(["a a b"], config), config))[0, 0] == pytest.approx(
-        expected, abs=1e-7
-    )
+    assert full(similarity(arrays(["ant"], config), arrays(["ant ant bee"], config), config))[
+        0, 0
+    ] == pytest.approx(expected, abs=1e-7)
 
 
 def test_messages_are_joined_by_a_newline():
@@ -142,8 +165,10 @@ def kind(character):
     category = unicodedata.category(character)
     word = category[0] in "LM" or category in ("Nl", "Nd", "Pc") or character in "\u200c\u200d"
     # Enclosed letters are Alphabetic although their category is symbol.
-    enclosed = category == "So" and re.search(
-        r"(CIRCLED|SQUARED) LATIN .* LETTER .$", unicodedata.name(character)
+    enclosed = (
+        category == "So"
+        and character < "\U0001f18a"
+        and re.search(r"(CIRCLED|SQUARED) LATIN .* LETTER .$", unicodedata.name(character))
     )
     return "word" if word or enclosed else "punctuation"
 
@@ -176,6 +201,67 @@ def test_counts_equal_the_twin(texts, n, buckets):
         assert encoded.tokens.tolist() == [len(runs(text)) for text in texts]
         ends, indices = encoded.arrays["indptr"], encoded.arrays["indices"].astype(np.int64)
         assert all((np.diff(indices[a:b]) > 0).all() for a, b in itertools.pairwise(ends))
+
+
+BY_CHARACTER = (
+    "CJK UNIFIED",
+    "HIRAGANA",
+    "KATAKANA",
+    "HANGUL SYLLABLE",
+    "THAI",
+    "LAO",
+    "KHMER",
+    "MYANMAR",
+    "BOPOMOFO",
+    "CJK COMPATIBILITY",
+    "HALFWIDTH KATAKANA",
+    "HENTAIGANA",
+    "IDEOGRAPHIC",
+)
+
+
+def pieces(run):
+    """A run of word characters cut around each character of scripts without words, which keeps its marks."""
+    cut = []
+    alone = False
+    for character in run:
+        mark = unicodedata.category(character)[0] == "M"
+        single = character.isalnum() and unicodedata.name(character, "").startswith(BY_CHARACTER)
+        if cut and (mark if alone else not single):
+            cut[-1] += character
+        else:
+            cut.append(character)
+            alone = single
+    return cut
+
+
+def words_twin(text, n):
+    """n-grams of the default, cut from phrases between what is left out."""
+    phrases = [[]]
+    for run in runs(unicodedata.normalize("NFC", text.lower())):
+        for token in pieces(run) if kind(run[0]) == "word" else [run]:
+            letter = len(token) == 1 and token.islower() and unicodedata.category(token) == "Ll"
+            if letter or not any(character.isalnum() for character in token):
+                phrases.append([])
+            else:
+                phrases[-1].append(token)
+    grams = [
+        " ".join(phrase[i : i + order])
+        for phrase in phrases
+        for order in range(1, n + 1)
+        for i in range(len(phrase) - order + 1)
+    ]
+    return Counter(bucket_of(gram, 1 << 20) for gram in grams)
+
+
+mixed = st.text(st.sampled_from("ab5 _-.éßи我あ한กิ็\u0301\u200d😀²ｱ\n"), max_size=25)
+
+
+@given(st.lists(st.one_of(mixed, st.text(max_size=12)), max_size=5), st.integers(1, 4))
+@settings(max_examples=300, deadline=None)
+def test_default_counts_equal_the_twin(texts, n):
+    for shard in arrays(texts, Config(n=n)):
+        assert by_row(shard) == [words_twin(text, n) for text in texts]
 
 
 @given(st.text(st.characters(max_codepoint=127)))
@@ -298,36 +384,37 @@ def test_counts_of_the_released_code(name, n, buckets):
 # --- edges ----------------------------------------------------------------------------------------------
 
 
-def test_rows_without_a_token_are_not_scored():
-    encoded = encode(["", " \n\t", "a"])[0]
-    assert encoded.status.tolist() == [code("no_target_tokens")] * 2 + [code("ok")]
-    assert encoded.tokens.tolist() == [0, 0, 1] and encoded.status.dtype == np.uint8
-    found = similarity(arrays(["a"]), [encoded.arrays], Config())
-    assert found.usable.tolist() == [False, False, True]
-    np.testing.assert_array_equal(full(found), [[0, 0, 1]])
-    assert not list(similarity(arrays(["a"]), arrays(["", ""]), Config()).blocks())
+def test_rows_without_an_ngram_are_not_scored():
+    encoded = encode(["", " \n\t", "ant", "?! 😀 b)"])[0]
+    bad = code("no_target_tokens")
+    assert encoded.status.tolist() == [bad, bad, code("ok"), bad] and encoded.status.dtype == np.uint8
+    assert encoded.tokens.tolist() == [0, 0, 1, 4]
+    found = similarity(arrays(["ant"]), [encoded.arrays], Config())
+    assert found.usable.tolist() == [False, False, True, False]
+    np.testing.assert_array_equal(full(found), [[0, 0, 1, 0]])
+    assert not list(similarity(arrays(["ant"]), arrays(["", ""]), Config()).blocks())
 
 
 def test_no_rows_at_all():
     encoded = prepare(Config(), Context()).encode([], lambda count: None)
     assert encoded.arrays["indptr"].tolist() == [0] and not len(encoded.status)
-    assert similarity(arrays(["a"]), [encoded.arrays], Config()).n == 0
+    assert similarity(arrays(["ant"]), [encoded.arrays], Config()).n == 0
 
 
 def test_emoji_and_broken_surrogates_are_counted():
-    shard = arrays(["👩‍👩‍👧 ok", "\ud83d broken"])[0]
+    shard = arrays(["👩‍👩‍👧 ok", "\ud83d broken"], Config(tokens="dsir"))[0]
     assert [sum(row.values()) for row in by_row(shard)] == [11, 3]  # 6 tokens: joiners are word characters
 
 
 def test_a_very_long_row_widens_the_counts():
-    shard = arrays(["z " * 70_000, "z"], Config(n=1))[0]
-    assert by_row(shard) == [{bucket_of("z", 1 << 20): 70_000}, {bucket_of("z", 1 << 20): 1}]
+    shard = arrays(["zoo " * 70_000, "zoo"], Config(n=1))[0]
+    assert by_row(shard) == [{bucket_of("zoo", 1 << 20): 70_000}, {bucket_of("zoo", 1 << 20): 1}]
     assert shard["counts"].dtype == np.uint32
 
 
 def test_document_frequencies_count_rows_not_occurrences():
-    frequencies = private.document_frequencies(arrays(["a a", "a b", "c"], Config(n=1), 2), 1 << 20)
-    assert [int(frequencies[bucket_of(word, 1 << 20)]) for word in "abcd"] == [2, 1, 1, 0]
+    frequencies = private.document_frequencies(arrays(["aa aa", "aa bb", "cc"], Config(n=1), 2), 1 << 20)
+    assert [int(frequencies[bucket_of(word, 1 << 20)]) for word in ("aa", "bb", "cc", "dd")] == [2, 1, 1, 0]
     assert private.inverse_frequencies(np.array([3, 0]), 3).tolist() == [1, 1 + math.log(4)]
 
 
