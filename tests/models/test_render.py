@@ -12,7 +12,7 @@ from tamis.core.errors import RequestError
 from tamis.models.render import Renderer, tokenizer_fingerprint
 from tamis.models.spans import Refused
 from tests.conftest import shared
-from tests.models.tiny import ADDED, FAMILIES, PHI, QWEN, THINKING, Turn, talk, tokenizer
+from tests.models.tiny import ADDED, CORPUS, FAMILIES, PHI, QWEN, THINKING, Turn, talk, tokenizer
 
 TALKS = {
     "short": talk("user:What is the sum?", "assistant:23"),
@@ -432,3 +432,37 @@ def test_fingerprint_ignores_how_the_tokenizer_was_last_used():
     assert tokenizer_fingerprint(own) == before
     own.add_tokens(["<|new|>"])
     assert tokenizer_fingerprint(own) != before
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "prepended space", "trimmed offsets"])
+@pytest.mark.parametrize("template", ["tulu", "alpaca", "none"])
+def test_other_kinds_of_tokenizers(kind, template):
+    import tokenizers as parts
+    import transformers
+
+    rest = [f"<0x{byte:02X}>" for byte in range(256)]
+    bpe = parts.Tokenizer(parts.models.BPE(byte_fallback=True, unk_token="<unk>"))
+    if kind == "metaspace":
+        bpe.pre_tokenizer = parts.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    elif kind == "prepended space":
+        rules = [parts.normalizers.Prepend("▁"), parts.normalizers.Replace(" ", "▁")]
+        bpe.normalizer = parts.normalizers.Sequence(rules)
+    else:
+        rest = []
+        bpe = parts.Tokenizer(parts.models.BPE())
+        bpe.pre_tokenizer = parts.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.post_processor = parts.processors.ByteLevel(trim_offsets=True)
+    trainer = parts.trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=["<unk>", "<s>", "</s>", *rest],
+        initial_alphabet=[] if rest else parts.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(CORPUS, trainer)
+    own = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", unk_token="<unk>")
+    row = Renderer(own, template).render(
+        talk("user:rain ☃?", "assistant:rain  ☃ is 23", "user:x", "assistant:sum")
+    )
+    supervised = "".join(own.convert_ids_to_tokens(row.ids[row.mask].tolist()))
+    snow = "<0xE2><0x98><0x83>" if rest else "âĺĥ"
+    assert supervised.replace("Ġ", "▁") == f"rain▁▁{snow}▁is▁23</s>sum</s>"
