@@ -97,5 +97,5 @@ def _summary(thing: Thing) -> dict[str, Any]:
     if thing.state == "complete":
         return thing.summary
     codes = thing.joined("status")
-    tokens = sum(int(part.sum(dtype=np.int64)) for part in thing.arrays("tokens"))
+    tokens = sum(int(np.maximum(part, 0).sum(dtype=np.int64)) for part in thing.arrays("tokens"))
     return {"rows": len(codes), "tokens": tokens, "status": statuses.counts(codes)}

@@ -150,7 +150,7 @@ def widen(half: np.ndarray, out: np.ndarray) -> None:
             np.copyto(target, source)
 
 
-def _forget_pages(array: Any) -> None:
+def forget_pages(array: Any) -> None:
     # Pages of a mapped file count as resident until let go; a pool larger than memory must not fill it.
     mapping = getattr(array, "_mmap", None)
     if mapping is not None and hasattr(mapping, "madvise"):
@@ -213,7 +213,7 @@ class FeatureSimilarity:
                     widen(part, features[:rows])
                 else:
                     features[:rows] = part
-                _forget_pages(stored)
+                forget_pages(stored)
                 with np.errstate(invalid="ignore", over="ignore"):
                     np.matmul(features[:rows], self.queries.T, out=scores[:rows])
                 yield start, scores[:rows].T
@@ -226,7 +226,7 @@ class FeatureSimilarity:
                 rows = np.asarray(stored[inside[first : first + self.block_rows]], np.float32)
                 with np.errstate(invalid="ignore", over="ignore"):
                     out[:, where[first : first + self.block_rows]] = (rows @ self.queries.T).T
-            _forget_pages(stored)
+            forget_pages(stored)
         return out
 
     def restrict(self, mask: np.ndarray) -> FeatureSimilarity:

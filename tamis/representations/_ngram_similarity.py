@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from tamis.core.errors import RequestError
-from tamis.core.similarity import BLOCK_BYTES, MAX_BLOCK_ROWS, _forget_pages
+from tamis.core.similarity import BLOCK_BYTES, MAX_BLOCK_ROWS, forget_pages
 
 if TYPE_CHECKING:
     from tamis.representations.ngrams import Config
@@ -173,7 +173,7 @@ def _rows(shard: Shard) -> int:
 
 def _let_go(shard: Shard) -> None:
     for array in shard.values():
-        _forget_pages(array)
+        forget_pages(array)
 
 
 def _taken(shard: Shard, rows: np.ndarray) -> dict[str, np.ndarray]:
