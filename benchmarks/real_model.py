@@ -1,9 +1,9 @@
-"""RDS+ on real rows with a small language model: does it find the right sources, and what does a whole pool cost?
+"""RDS+ on real rows with a small language model: which sources it finds, and what a whole pool costs.
 
     python benchmarks/real_model.py --shared ../shared --out benchmarks/results/real_model.json [--whole]
 
-Sample: 4,000 rows drawn in proportion from the sources whose columns are plain, at most 512 tokens a row, float32.
-Queries and right sources are those of the model folder's README. `--whole` then encodes the whole pool (86,115
+Sample: 4,000 rows drawn in proportion from the sources whose columns are plain; at most 512 tokens; float32.
+Queries and right sources are those of the model folder's README. `--whole` then encodes the pool (86,115
 rows) in one resumable run of the command line and reports its time, tokens and statuses.
 """
 
