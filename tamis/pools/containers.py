@@ -1,7 +1,7 @@
 """What a file is, found by looking at its bytes: compression and container, or why it cannot be read.
 
     jsonl     one JSON value a line                 array    one JSON array, pretty-printed or not
-    object    an object that holds one list of rows
+    object    an object that holds one list of rows                   row      one pretty-printed object
     csv       rows of cells, comma or tab           yaml     a YAML list
     parquet   Parquet                               arrow    Arrow IPC, file or stream
 
@@ -38,6 +38,7 @@ _REFUSED = (
     (b"<html", "a web page, not data"),
 )
 _STUB = re.compile(rb"[0-9a-f]{40}\s*\Z")
+_YAML = re.compile(rb"(#[^\n]*\n\s*)*(-\s|---|%YAML)")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -109,7 +110,7 @@ def container_of(path: Path, name: str, is_row: Callable[[dict[str, Any]], bool]
             return Container(_json_kind(text, whole, is_row), codec)
     if not text:
         return Container("jsonl", codec)
-    return Container("yaml" if text.startswith((b"- ", b"-\n", b"---", b"%YAML")) else "csv", codec)
+    return Container("yaml" if _YAML.match(text) else "csv", codec)
 
 
 def _refuse(head: bytes, name: str) -> None:
@@ -141,7 +142,9 @@ def _json_kind(text: bytes, whole: bool, is_row: Callable[[dict[str, Any]], bool
     value = _value(text) if whole else None
     if value is None:
         return "jsonl" if whole else "object"
-    return "object" if not is_row(value) and any(_is_rows(part) for part in value.values()) else "jsonl"
+    if not is_row(value) and any(_is_rows(part) for part in value.values()):
+        return "object"
+    return "row" if b"\n" in text.strip() else "jsonl"
 
 
 def _value(text: bytes) -> Any:

@@ -64,7 +64,7 @@ class Shard:
         }
         self._rejected = rejected
         self._writer = pq.ParquetWriter(
-            path, SCHEMA, compression="zstd", compression_level=1,
+            path, SCHEMA, compression="lz4",
             use_dictionary=["source", "messages.list.element.role"], write_statistics=False,
         )  # fmt: skip
         self._thread = ThreadPoolExecutor(1)

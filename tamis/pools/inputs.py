@@ -85,6 +85,8 @@ def items(file: Input) -> Iterator[Item]:
     if file.kind in ("array", "object"):
         for line, raw in elements(blocks(path, file.name), file.name, file.kind == "object"):
             yield line, raw, None
+    elif file.kind == "row":
+        yield 1, b"".join(blocks(path, file.name)).strip(), None
     elif file.kind == "csv":
         given = file.rule or {}
         names = ("columns", "header", "delimiter", "quoted")

@@ -70,6 +70,9 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
             return attr in _LOOP
         return attr in _METHODS and type(obj) in (str, dict, list)
 
+    def wrap_str_format(self, value: Any) -> None:
+        """Nothing: `format` can pad without bound, so it is no method here."""
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" or not all(type(side) in (int, float) for side in (left, right)):
             raise SecurityError(f"{operator} on {named(left)} and {named(right)} is not allowed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import sha256
 from pathlib import Path
 
 from tamis.core.errors import PoolError
@@ -33,7 +33,7 @@ def content_of(path: Path, count_lines: bool) -> Content:
     starts = range(0, size, SHARD_BYTES)
     with ThreadPoolExecutor(2) as pool:
         parts = list(pool.map(lambda start: _cut(path, start, count_lines), starts))
-    digest = blake2b(b"".join(part[0] for part in parts), digest_size=16).hexdigest()
+    digest = sha256(b"".join(part[0] for part in parts)).hexdigest()[:32]
     breaks, whole = [0], [True]
     for _, count, ends_line in parts:
         breaks.append(breaks[-1] + count)
@@ -43,7 +43,7 @@ def content_of(path: Path, count_lines: bool) -> Content:
 
 def _cut(path: Path, start: int, count_lines: bool) -> tuple[bytes, int, bool]:
     """(hash, line breaks, whether it ends with one) of the cut of a file that begins at `start`."""
-    state, count, last = blake2b(digest_size=16), 0, b""
+    state, count, last = sha256(), 0, b""
     with open(path, "rb") as file:
         file.seek(start)
         for _ in range(SHARD_BYTES // _PIECE_BYTES):

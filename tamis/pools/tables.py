@@ -111,6 +111,8 @@ def csv_rows(
         found = _cells(cells)
         line, raw = source.row()
         if found is None:
+            if len(columns) == 1 and source.line < 2:
+                raise PoolError(f"{name}: one line of text, no data: {columns[0][:40]!r}")
             return
         if found == []:
             continue  # a blank line

@@ -17,13 +17,13 @@ ALPACA: list[dict[str, Any]] = [
     {"instruction": "Add.", "input": "1 and 2", "output": "3"},
     {"instruction": "Greet me.", "input": "", "output": "Hello 你好"},
     {"instruction": "Say nothing.", "input": "", "output": ""},
-    {"instruction": "Lines\u2028and\u0085breaks", "input": "a\nb", "output": "\ttab \"quoted\" \\ back"},
+    {"instruction": "Lines\u2028and\u0085breaks", "input": "a\nb", "output": '\ttab "quoted" \\ back'},
 ]
 ALPACA_TURNS = [
     [("user", "Add.\n1 and 2"), ("assistant", "3")],
     [("user", "Greet me."), ("assistant", "Hello 你好")],
     [("user", "Say nothing."), ("assistant", "")],
-    [("user", "Lines\u2028and\u0085breaks\na\nb"), ("assistant", "\ttab \"quoted\" \\ back")],
+    [("user", "Lines\u2028and\u0085breaks\na\nb"), ("assistant", '\ttab "quoted" \\ back')],
 ]
 
 

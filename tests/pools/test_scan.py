@@ -48,14 +48,16 @@ def test_elements_of_any_array_in_any_blocks(indent: int | None) -> None:
 
 @pytest.mark.parametrize("indent", [None, 1])
 def test_the_list_of_rows_in_an_object(indent: int | None) -> None:
-    rows = [{"a": [1, {"b": "]"}]}, {"a": "x\"[{"}]
+    rows = [{"a": [1, {"b": "]"}]}, {"a": 'x"[{'}]
     text = json.dumps({"canary": "[{", "tags": ["a", "b"], "examples": rows, "end": {"x": []}}, indent=indent)
     draw = random.Random(3)
     for _ in range(50):
         assert [json.loads(raw) for _, raw in elements(_blocks(text.encode(), draw), "f", True)] == rows
 
 
-@pytest.mark.parametrize("text", ['[{"a": 1}, {"a": 2}', '[{"a": 1}, {"a": "x]', "[", '[{"a": [1}, {"a": 2}]'])
+@pytest.mark.parametrize(
+    "text", ['[{"a": 1}, {"a": 2}', '[{"a": 1}, {"a": "x]', "[", '[{"a": [1}, {"a": 2}]']
+)
 def test_an_array_that_is_not_closed_is_refused(text: str) -> None:
     with pytest.raises(PoolError, match="not closed"):
         list(elements([text.encode()], "f"))

@@ -130,7 +130,9 @@ def _mutated(row: Any, draw: random.Random) -> Any:
             if isinstance(node[key], dict | list):
                 queue.append(node[key])
     node, key = draw.choice(places)
-    junk = draw.choice([None, 3, 1.5, True, "", " ", "text", [], {}, ["user"], {"role": "user"}, [["a", "b"]], CHAT])
+    junk = draw.choice(
+        [None, 3, 1.5, True, "", " ", "text", [], {}, ["user"], {"role": "user"}, [["a", "b"]], CHAT]
+    )
     action = draw.randrange(4)
     if action == 0 and isinstance(node, dict):
         del node[key]
