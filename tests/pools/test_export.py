@@ -17,7 +17,8 @@ from tests.pools.rows import ALPACA, lines, put, turns
 
 CHATS = [
     {"conversations": [{"from": "system", "value": "be\nkind"}, {"from": "human", "value": "q"},
-                       {"from": "gpt", "value": "a"}, {"from": "human", "value": "r"}, {"from": "gpt", "value": ""}],
+                       {"from": "gpt", "value": "a"}, {"from": "human", "value": "r"},
+                       {"from": "gpt", "value": ""}],
      "source": "own"},
     {"instruction": "i", "input": "x", "output": "o", "history": [["q", "a"]], "extra": [1, {"b": None}]},
 ]  # fmt: skip

@@ -28,9 +28,10 @@ QUIZ = {
 QUIZ_RULE = {
     "source": "{{ row['My Task'] }}",
     "turns": [
-        {"role": "human", "content": "{{ question.stem }}{% for c in question.choices %}\n{{ c.label }}. {{ c.text }}"
-                                     "{% endfor %}"},
-        {"role": "assistant", "content": "{{ (question.choices | selectattr('label', 'equalto', key) | first).text }}"},
+        {"role": "human", "content": "{{ question.stem }}{% for c in question.choices %}"
+                                     "\n{{ c.label }}. {{ c.text }}{% endfor %}"},
+        {"role": "assistant", "content": "{{ (question.choices"
+                                         " | selectattr('label', 'equalto', key) | first).text }}"},
     ],
 }  # fmt: skip
 SQUAD = {
@@ -114,7 +115,7 @@ def test_field_maps_rename(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no file has all of these columns"):
         read_pool(other, map="instruction=q,output=a", store=tmp_path / "s")
     mixed = put(tmp_path / "c.jsonl", lines([rows[0], ALPACA[0]]))
-    with pytest.raises(PoolError, match="c.jsonl:2: no field q"):
+    with pytest.raises(PoolError, match=r"c\.jsonl:2: no field q"):
         read_pool(mixed, map="instruction=q,output=a", store=tmp_path / "s")
 
 

@@ -264,7 +264,8 @@ def test_csv_rows_end_at_line_feeds_outside_quotes_alone(tmp_path: Path) -> None
 
 
 def test_yaml_items_that_are_broken_or_not_text(tmp_path: Path) -> None:
-    text = "- {prompt: q, completion: a}\n- {prompt: q, completion: 3}\n- {prompt: [\n- text\n- &x {prompt: q}\n- *x\n"
+    text = "- {prompt: q, completion: a}\n- {prompt: q, completion: 3}\n- {prompt: [\n- text\n"
+    text += "- &x {prompt: q}\n- *x\n"
     pool = read_pool(put(tmp_path / "a", text.encode()), skip_bad_rows=True, store=tmp_path / "store")
     assert len(pool) == 1 and pool.files[0].bad_rows == 5 and pool.files[0].rows == 6
 

@@ -17,9 +17,11 @@ QA = ["user", "q", "assistant", "a"]
 CASES: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"messages": CHAT}, "messages", QA),
     ({"messages": CHAT, "system": "s"}, "messages", ["system", "s", *QA]),
-    ({"messages": [{"role": "developer", "content": "d"}, *CHAT], "system": "s"}, "messages", ["system", "d", *QA]),
+    ({"messages": [{"role": "developer", "content": "d"}, *CHAT], "system": "s"}, "messages",
+     ["system", "d", *QA]),
     ({"messages": CHAT, "label": False}, "messages", QA),
-    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "text", "value": "r"}]}]},
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"},
+                                                {"type": "text", "value": "r"}]}]},
      "messages", ["user", "q\nr"]),
     ({"messages": [CHAT[0], {"role": "assistant", "content": [
         {"type": "reasoning", "value": "think"}, {"type": "tool_call", "value": "{}"}]}]},
@@ -28,7 +30,8 @@ CASES: list[tuple[dict[str, Any], str, list[str]]] = [
         {"type": "function", "function": {"name": "f", "arguments": "{}"}}]}]},
      "messages", ["user", "q", "assistant", '<tool_call>\n{"name":"f","arguments":"{}"}\n</tool_call>']),
     ({"conversations": SHARED, "tools": "[]"}, "sharegpt", QA),
-    ({"conversations": [*SHARED, {"from": "function_call", "value": "c"}, {"from": "observation", "value": "o"}]},
+    ({"conversations": [*SHARED, {"from": "function_call", "value": "c"},
+                        {"from": "observation", "value": "o"}]},
      "sharegpt", [*QA, "assistant", "c", "tool", "o"]),
     ({"conversations": CHAT}, "sharegpt", QA),
     ({"conversation": [{"human": "q", "assistant": "a"}, {"human": "r", "assistant": "b"}]},
