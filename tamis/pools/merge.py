@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -47,17 +48,18 @@ def merge(thing: Thing, files: Sequence[Input], duplicates: bool) -> dict[str, A
     state = blake2b(canonical({"rows": len(kept), "sources": names}).encode(), digest_size=16)
     for array in (ids, texts, sources):
         state.update(np.ascontiguousarray(array).data)
-    rejected = _gather_rejected(thing)
+    _gather_rejected(thing)
+    listed = [_report(file, number, facts, int(merged[number])) for number, file in enumerate(files)]
     return {
         "rows": len(kept),
         "rows_read": len(file_of),
-        "bad_rows": rejected,
+        "bad_rows": sum(report["bad_rows"] for report in listed),
         "first_bad": _first_bad(facts),
         "digest": state.hexdigest(),
         "sources": names,
         "shards": [f"rows-{i:05d}.parquet" for i in range(thing.shards)],
         "shard_rows": [len(array) for array in thing.arrays("file")],
-        "files": [_report(file, number, facts, int(merged[number])) for number, file in enumerate(files)],
+        "files": listed,
     }
 
 
@@ -126,19 +128,16 @@ def _first_bad(facts: Sequence[dict[str, Any]]) -> list[list[Any]]:
     return found[:_FIRST_BAD]
 
 
-def _gather_rejected(thing: Thing) -> int:
-    """All bad rows in one file of the thing, when there are any; gives their number."""
-    parts = [thing.part / f"bad-{i:05d}.jsonl" for i in range(thing.shards)]
-    parts = [part for part in parts if part.exists() and part.stat().st_size]
-    count = 0
-    if parts:
+def _gather_rejected(thing: Thing) -> None:
+    """All bad rows in one file of the thing, when there are any; done again, it changes nothing."""
+    parts = [part for i in range(thing.shards) if (part := thing.part / f"bad-{i:05d}.jsonl").exists()]
+    if not (thing.part / REJECTED).exists() and any(part.stat().st_size for part in parts):
         with thing.new_file(REJECTED) as path, open(path, "wb") as whole:
             for part in parts:
-                with open(part, "rb") as file:
-                    for line in file:
-                        whole.write(line)
-                        count += 1
-    return count
+                with open(part, "rb") as lines:
+                    shutil.copyfileobj(lines, whole)
+    for part in parts:
+        part.unlink(missing_ok=True)
 
 
 def copy_rejected(thing: Thing, files: Sequence[Input], path: Path) -> None:

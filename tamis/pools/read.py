@@ -189,8 +189,24 @@ def _no_shape(file: Input, row: dict[str, Any]) -> str:
 
 
 def _make(thing: Thing, plan: Plan, skip_bad_rows: bool, quiet: bool) -> None:
-    """Read every shard that is missing, here and in helping processes, then merge."""
+    """Read every shard that is missing, here and in helping processes, then merge; bad input leaves nothing."""
     thing.begin()
+    try:
+        _read_shards(thing, plan, quiet)
+        facts = merge(thing, plan.files, plan.recipe["merge_duplicates"])
+        if facts["bad_rows"] and not skip_bad_rows:
+            raise _bad_rows(plan.files, facts["bad_rows"], facts["first_bad"])
+        thing.finish(facts)
+    except PoolError:
+        if thing.state != "complete":
+            Store(plan.store).remove(thing)
+        raise
+    except FileNotFoundError:
+        if thing.state != "complete":  # else another process has finished the same pool meanwhile
+            raise
+
+
+def _read_shards(thing: Thing, plan: Plan, quiet: bool) -> None:
     total = sum(file.bytes for file in plan.files)
     with progress(total, "bytes", "reading the pool", quiet) as advance, _workers.helping(plan, thing, total):
         done = 0
@@ -201,13 +217,6 @@ def _make(thing: Thing, plan: Plan, skip_bad_rows: bool, quiet: bool) -> None:
             done = int(share)
             if not worked and thing.missing():
                 time.sleep(_POLL_S)
-    if thing.state == "complete":
-        return
-    facts = merge(thing, plan.files, plan.recipe["merge_duplicates"])
-    if facts["bad_rows"] and not skip_bad_rows:
-        Store(plan.store).remove(thing)
-        raise _bad_rows(plan.files, facts["bad_rows"], facts["first_bad"])
-    thing.finish(facts)
 
 
 def _bad_rows(files: Sequence[Input], count: int, first: Sequence[Sequence[Any]]) -> PoolError:

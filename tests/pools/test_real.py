@@ -26,7 +26,7 @@ REPEATED = {
     "glaive_toolcall_en": 38, "glaive_toolcall_zh": 43, "lawyer_llama_judicial_exam": 1, "lf_v1_sft": 1,
     "medalpaca_meadow_small": 92, "oasst_sft_zh": 5, "t0_train_subset": 210, "tydiqa_train_sw": 9,
 }  # fmt: skip
-"""Rows of a file that repeat an earlier one of it. MAWPS, where the equation is part of the answer, is left out."""
+"""Rows of a file that repeat an earlier one; without MAWPS, where the equation is part of the answer."""
 
 
 @pytest.fixture(scope="module")
