@@ -50,18 +50,22 @@ main()
 """
 
 
-def commands(folder: Path, lab: Path) -> dict[str, list[str]]:
-    """The commands under test, writing below `folder`."""
-    model = ["--model", str(NANO), "--dtype", "float32", "--quiet", "--store", str(folder / "store")]
-    pool = ["--pool", str(lab / "pool.jsonl")]
-    query = sorted((lab / "queries").glob("*.jsonl"))[0]
+def commands(folder: Path, lab: Path, with_model: bool = True) -> dict[str, list[str]]:
+    """The commands under test, writing below `folder`; without a model they start much sooner."""
+    pool = ["--pool", str(lab / "pool.jsonl"), "--quiet", "--store", str(folder / "store")]
+    if not with_model:
+        return {"select": ["select", *pool, *_target(folder, lab), "--strategy", "ngrams/round-robin,random"]}
+    model = ["--model", str(NANO), "--dtype", "float32"]
+    strategies = ["--strategy", "rds/round-robin,ngrams/top-k,longest,random", "--budget", "3000tok"]
     return {
         "represent": ["represent", "rds", *pool, *model],
-        "select": [
-            "select", *pool, *model, "--query", f"{query.stem}={query}", "--out", str(folder / "out"),
-            "--strategy", "rds/round-robin,ngrams/top-k,longest,random", "--budget", "100,3000tok",
-        ],
-    }  # fmt: skip
+        "select": ["select", *pool, *model, *_target(folder, lab), *strategies],
+    }
+
+
+def _target(folder: Path, lab: Path) -> list[str]:
+    query = sorted((lab / "queries").glob("*.jsonl"))[0]
+    return ["--query", f"{query.stem}={query}", "--budget", "100", "--out", str(folder / "out")]
 
 
 def contents(folder: Path) -> dict[str, str]:
