@@ -33,17 +33,17 @@ _ROLES = {"system", "user", "assistant", "tool"}
 
 
 def write_rows(path: Path, rows: int) -> None:
-    """Chat rows of some 460 bytes; one in fifty repeats an earlier one."""
+    """Chat rows of some 460 bytes, one in ten not in English; one in fifty repeats an earlier one."""
     draw = random.Random(0)
-    vocabulary = [
-        word + suffix for word in _TEXT.split(" ") for suffix in ("", "s", "ing", "ed", " é", " 数")
-    ]
+    english = [word + suffix for word in _TEXT.split(" ") for suffix in ("", "s", "ing", "ed")]
+    others = [*english, *(word + suffix for word in _TEXT.split(" ") for suffix in ("é", " 数"))]
     with open(path, "w", encoding="utf-8") as file:
         earlier = [""]
         for i in range(rows):
             if i % 50 == 49:
                 file.write(draw.choice(earlier))
                 continue
+            vocabulary = others if i % 10 == 0 else english
             question = " ".join(draw.choices(vocabulary, k=15))
             answer = " ".join(draw.choices(vocabulary, k=45)) + f"\n{i}"
             turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

@@ -189,7 +189,7 @@ def _no_shape(file: Input, row: dict[str, Any]) -> str:
 
 
 def _make(thing: Thing, plan: Plan, skip_bad_rows: bool, quiet: bool) -> None:
-    """Read every shard that is missing, here and in helping processes, then merge; bad input leaves nothing."""
+    """Read the missing shards, here and in helping processes, then merge; bad input leaves nothing."""
     thing.begin()
     try:
         _read_shards(thing, plan, quiet)
