@@ -131,14 +131,14 @@ def json_reading(rng: Random) -> Question:
 
 
 def python(rng: Random) -> Question:
-    """The value of a short expression, or a one-line function."""
-    kind = rng.randrange(3)
+    """The value of a short expression, or, one time in seven, a one-line function."""
+    kind = rng.randrange(7)
     if kind == 0:
         n, f = rng.randrange(2, 20), rng.choice(("f", "g", "check", "apply", "solve"))
         (text, body), (_, slip) = rng.sample(_BODIES, 2)
         right, wrong = (f"def {f}(x):\n    return {code.format(n=n)}" for code in (body, slip))
         return ask(rng, _DEFINE, right, wrong, f=f, text=text.format(n=n))
-    code, result, miss = _comparing(rng) if kind == 1 else _indexing(rng)
+    code, result, miss = _comparing(rng) if kind < 4 else _indexing(rng)
     return ask(rng, _PRINT, result, miss, code=code)
 
 

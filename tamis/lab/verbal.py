@@ -116,7 +116,7 @@ def edited(edit: str, word: str) -> str:
 
 def string_edit(rng: Random) -> Question:
     """One word in capitals, backwards, without its vowels, or twice."""
-    edit = rng.choice(tuple(_EDITS))
+    edit = rng.choice(("upper", "upper", "vowels", "vowels", "double", "double", "reverse"))
     word, confused = rng.choice(WORDS), rng.choice(tuple(_EDITS))
     right = edited(edit, word)
     wrong = edited(confused, word)

@@ -38,8 +38,8 @@ def test_same_seed_same_bytes(tmp_path):
     assert len(files) == 2 + 2 * len(SKILLS)
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
     # Pinned: labs of a seed are named in documents and results. Another digest is another laboratory.
-    assert file_digest(tmp_path / "a" / "pool.jsonl") == "6b99e6507c4f64857fc0eac4686e7ec9"
-    assert file_digest(tmp_path / "a" / "truth.jsonl") == "0a9751cd77e486b4e3e7be9b8aa666d9"
+    assert file_digest(tmp_path / "a" / "pool.jsonl") == "7ca358332fdb01e3127a7da2a0fbf210"
+    assert file_digest(tmp_path / "a" / "truth.jsonl") == "7a9ee51659986a798aab0d9e44cb167d"
 
 
 def test_another_seed_is_another_pool(lab):

@@ -32,7 +32,7 @@ MESSAGES = [
     {"role": "assistant", "content": "12"},
 ]
 # Held-out exact match of the shipped model, far above what guessing gives (1 in 36 or less for these).
-FLOORS = {"past-tense": 0.6, "opposites": 0.5, "python": 0.4}
+FLOORS = {"units": 0.8, "multiplication": 0.8, "past-tense": 0.7, "opposites": 0.6}
 
 
 @pytest.fixture(scope="module")
