@@ -23,9 +23,9 @@ STRATEGIES = (
 
 def run(out: Path, rows: int, seed: int, store: Path, quiet: bool, as_json: bool) -> None:
     """Write the laboratory, select for each of its skills, and show the share of the truth that was found."""
-    from tamis.lab import write_lab
+    from tamis.lab import NANO, write_lab
     from tamis.pools.read import read_pool
-    from tamis.study.laboratory import NANO, as_rows, shares, survey
+    from tamis.study.laboratory import as_rows, shares, survey
     from tamis.study.signals import Settings
     from tamis.study.strategies import resolve
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tamis.core import status as statuses
 from tamis.core.method import Method
 from tamis.core.progress import progress
 from tamis.core.shards import Made, make_shards
-from tamis.core.store import Store, Thing, shard_bounds, shard_rows_of
+from tamis.core.signal import StoredSignal, signal_recipe
+from tamis.core.store import Store, Thing, shard_bounds
 from tamis.representations._context import Context, Encoder
 
 if TYPE_CHECKING:
@@ -22,23 +21,8 @@ if TYPE_CHECKING:
 _SAMPLE_ROWS = 256
 
 
-@dataclass(frozen=True)
-class Representation:
+class Representation(StoredSignal):
     """A stored representation of one pool: vectors in shards; a status and a token count for each row."""
-
-    method: Method
-    config: Any
-    thing: Thing
-    ids: np.ndarray  # (n,) '<U32'
-    execution: Mapping[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def digest(self) -> str:
-        """Name of the stored thing."""
-        return self.thing.digest
 
     def array(self) -> Any:
         """All vectors (n, d) in memory: float16 or float32 array, or a sparse matrix for hashed n-grams.
@@ -50,21 +34,6 @@ class Representation:
         from tamis.representations.ngrams import counts_matrix
 
         return counts_matrix(shard_arrays(self.thing), self.config)
-
-    @property
-    def codes(self) -> np.ndarray:
-        """Status codes (n,) uint8."""
-        return self.thing.joined("status")
-
-    @property
-    def status(self) -> np.ndarray:
-        """Status words (n,)."""
-        return statuses.words(self.codes)
-
-    @property
-    def tokens(self) -> np.ndarray:
-        """Rendered tokens (n,) int32 after truncation; word tokens for hashed n-grams."""
-        return self.thing.joined("tokens")
 
 
 def shard_arrays(thing: Thing) -> list[dict[str, np.ndarray]]:
@@ -115,23 +84,11 @@ def represent(
     )
     encoder: Encoder = chosen.run(config, context)
     bounds = shard_bounds(len(pool))
-    thing = Store(store).open("representation", recipe_of(pool, chosen, encoder), len(bounds))
+    recipe = signal_recipe(chosen, encoder.recipe, pool.digest, len(pool))
+    thing = Store(store).open("representation", recipe, len(bounds))
     if thing.state != "complete":
         _encode_all(Store(store), thing, pool, chosen, encoder, share, quiet)
     return Representation(chosen, config, thing, pool.ids, encoder.execution)
-
-
-def recipe_of(pool: Pool, method: Method, encoder: Encoder) -> dict[str, Any]:
-    """Everything that determines a stored representation; parameters that only matter when rows are compared
-    (weights of n-grams) are not in it, so that they share the stored counts."""
-    return {
-        "method": method.name,
-        "version": method.version,
-        "encoder": dict(encoder.recipe),
-        "pool": pool.digest,
-        "rows": len(pool),
-        "shard_rows": shard_rows_of(len(pool)),
-    }
 
 
 def _encode_all(

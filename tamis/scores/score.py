@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,51 +12,22 @@ from tamis.core import status as statuses
 from tamis.core.method import Method
 from tamis.core.progress import progress
 from tamis.core.shards import Made, make_shards
-from tamis.core.store import Store, Thing, shard_bounds, shard_rows_of
+from tamis.core.signal import StoredSignal, signal_recipe
+from tamis.core.store import Store, shard_bounds
 from tamis.representations._context import Context
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(StoredSignal):
     """Stored scores of one pool; higher is better. A row that is not scored has NaN and a status."""
-
-    method: Method
-    config: Any
-    thing: Thing
-    ids: np.ndarray  # (n,) '<U32'
-    execution: Mapping[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def digest(self) -> str:
-        """Name of the stored thing."""
-        return self.thing.digest
 
     @property
     def values(self) -> np.ndarray:
         """Scores (n,) float64, NaN where the status is not scored."""
         values = self.thing.joined("values")
         return np.where(statuses.scored(self.codes), values, np.nan)
-
-    @property
-    def codes(self) -> np.ndarray:
-        """Status codes (n,) uint8."""
-        return self.thing.joined("status")
-
-    @property
-    def status(self) -> np.ndarray:
-        """Status words (n,)."""
-        return statuses.words(self.codes)
-
-    @property
-    def tokens(self) -> np.ndarray:
-        """Rendered tokens (n,) int32 after truncation; −1 where nothing was rendered."""
-        return self.thing.joined("tokens")
 
 
 def score(
@@ -95,14 +65,7 @@ def score(
         batch_tokens=batch_tokens,
     )
     scorer = chosen.run(config, context)
-    recipe = {
-        "method": chosen.name,
-        "version": chosen.version,
-        "scorer": dict(scorer.recipe),
-        "pool": pool.digest,
-        "rows": len(pool),
-        "shard_rows": shard_rows_of(len(pool)),
-    }
+    recipe = signal_recipe(chosen, scorer.recipe, pool.digest, len(pool))
     bounds = shard_bounds(len(pool))
     thing = Store(store).open("scores", recipe, len(bounds))
     with progress(len(pool), "rows", f"score {chosen.name}", quiet) as advance:

@@ -18,9 +18,6 @@ from tamis.study.strategies import Strategy
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
 
-NANO = Path(__file__).resolve().parents[1] / "lab" / "nano"
-"""The small language model that comes with tamis."""
-
 
 @dataclass(frozen=True)
 class Finding:

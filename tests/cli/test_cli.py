@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from tamis.lab import write_lab
-from tamis.study.laboratory import NANO
+from tamis.lab import NANO, write_lab
 
 ROOT = Path(__file__).resolve().parents[2]
 
