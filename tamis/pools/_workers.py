@@ -63,12 +63,12 @@ def _read_shard(plan: Plan, thing: Thing, number: int) -> None:
             except BaseException:
                 shard.abandon()
                 raise
-            arrays = shard.close()
+            columns = shard.close()
         for segment in plan.tasks[number]:
             if error := changed(Path(plan.files[segment.file].path), plan.files[segment.file].bytes):
                 raise error
     write_json(thing.part / f"facts-{number:05d}.json", shard.facts())
-    thing.write_shard(number, arrays)
+    thing.write_shard(number, {"columns": columns})
 
 
 @contextlib.contextmanager

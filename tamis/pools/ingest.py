@@ -34,6 +34,12 @@ SCHEMA = pa.schema(
 )
 
 
+COLUMNS = np.dtype(
+    [("id", "u1", ID_BYTES), ("text", "u1", ID_BYTES), ("source", "<i4"), ("file", "<i4"), ("chars", "<i8")]
+)
+"""What merging needs of a row: its id, the hash of its text, codes of its source and file, characters."""
+
+
 @dataclass
 class Tally:
     """What was seen of one file in one shard."""
@@ -55,13 +61,7 @@ class Shard:
     def __init__(self, path: Path, rejected: Any) -> None:
         self.tallies: dict[int, Tally] = {}
         self.names: dict[str, int] = {}
-        self.arrays: dict[str, list[np.ndarray]] = {
-            "ids": [],
-            "texts": [],
-            "source": [],
-            "file": [],
-            "chars": [],
-        }
+        self.columns: list[np.ndarray] = []
         self._rejected = rejected
         self._writer = pq.ParquetWriter(
             path, SCHEMA, compression="lz4",
@@ -127,40 +127,33 @@ class Shard:
         if not self.ids:
             return
         table, columns = self._columns()
-        for name, values in columns.items():
-            self.arrays[name].append(values)
-        self._count(table, columns)
+        self.columns.append(columns)
+        self._count(table, columns["file"])
         self._clear()
         if self._pending is not None:
             self._pending.result()
         self._pending = self._thread.submit(self._writer.write_batch, table)
 
-    def _columns(self) -> tuple[pa.RecordBatch, dict[str, np.ndarray]]:
+    def _columns(self) -> tuple[pa.RecordBatch, np.ndarray]:
         rows = len(self.ids)
         contents = self.flat[1::2]
         offsets = np.zeros(rows + 1, np.int32)
         np.cumsum(self.turns, out=offsets[1:])
         lengths = np.fromiter(map(len, contents), np.int64, len(contents))
-        files = np.array(self.files, np.int32)
-        sources = np.array(self.sources, np.int32)
-        ids = np.frombuffer(b"".join(self.ids), np.uint8).reshape(rows, ID_BYTES)
-        texts = ids.copy()
+        columns = np.empty(rows, COLUMNS)
+        columns["id"] = np.frombuffer(b"".join(self.ids), np.uint8).reshape(rows, ID_BYTES)
+        columns["text"] = columns["id"]
         for at, text in self.texts.items():
-            texts[at] = np.frombuffer(text, np.uint8)
-        columns: dict[str, np.ndarray] = {
-            "ids": ids,
-            "texts": texts,
-            "source": sources,
-            "file": files,
-            "chars": np.add.reduceat(lengths, offsets[:-1]),
-        }
+            columns["text"][at] = np.frombuffer(text, np.uint8)
+        columns["source"], columns["file"] = self.sources, self.files
+        columns["chars"] = np.add.reduceat(lengths, offsets[:-1])
         turns = pa.StructArray.from_arrays(
             [pa.array(self.flat[0::2], pa.string()), pa.array(contents, pa.string())], ["role", "content"]
         )
         arrays = [
             pa.array(self.ids, pa.binary(ID_BYTES)),
-            pa.array(list(self.names), pa.string()).take(pa.array(sources)),
-            pa.array(files),
+            pa.array(list(self.names), pa.string()).take(pa.array(self.sources, pa.int32())),
+            pa.array(self.files, pa.int32()),
             pa.array(self.lines, pa.int64()),
             pa.ListArray.from_arrays(pa.array(offsets), turns),
             pa.array(self.originals, pa.binary()),
@@ -168,7 +161,7 @@ class Shard:
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA), columns
 
-    def _count(self, table: pa.RecordBatch, columns: dict[str, np.ndarray]) -> None:
+    def _count(self, table: pa.RecordBatch, files: np.ndarray) -> None:
         """Count by file what is worth saying of valid rows."""
         messages = table.column("messages")
         roles = messages.values.field("role").dictionary_encode()
@@ -187,22 +180,17 @@ class Shard:
         }
         for note, mask in seen.items():
             if mask.any():
-                for number, count in Counter(columns["file"][mask].tolist()).items():
+                for number, count in Counter(files[mask].tolist()).items():
                     self.tallies[number].notes[note] += count
 
-    def close(self) -> dict[str, np.ndarray]:
-        """Finish the Parquet file; the arrays of all its rows by name."""
+    def close(self) -> np.ndarray:
+        """Finish the Parquet file; `COLUMNS` of all its rows."""
         self.flush()
         if self._pending is not None:
             self._pending.result()
         self._thread.shutdown()
         self._writer.close()
-        empty = {"ids": (0, ID_BYTES), "texts": (0, ID_BYTES)}
-        types = {"ids": np.uint8, "texts": np.uint8, "chars": np.int64}
-        return {
-            name: np.concatenate(parts) if parts else np.empty(empty.get(name, 0), types.get(name, np.int32))
-            for name, parts in self.arrays.items()
-        }
+        return np.concatenate([np.empty(0, COLUMNS), *self.columns])
 
     def abandon(self) -> None:
         """Let go of the thread and the file after an error."""

@@ -31,20 +31,20 @@ def merge(thing: Thing, files: Sequence[Input], duplicates: bool) -> dict[str, A
     """
     facts = [json.loads((thing.part / f"facts-{i:05d}.json").read_text()) for i in range(thing.shards)]
     names, codes = _sources(thing, facts)
-    ids = np.concatenate(thing.arrays("ids"))
+    ids = _joined(thing, "id")
     kept, counts = np.arange(len(ids), dtype=np.int64), np.ones(len(ids), np.int32)
     if duplicates:
         kept, counts = first_occurrences(ids)
-    file_of = np.concatenate(thing.arrays("file"))
+    file_of = _joined(thing, "file")
     merged = np.bincount(file_of, minlength=len(files)) - np.bincount(file_of[kept], minlength=len(files))
     sources, names = _renumbered(codes[kept], names)
     _save(thing, "positions", kept)
     _save(thing, "counts", counts)
     _save(thing, "sources", sources)
-    _save(thing, "chars", np.concatenate(thing.arrays("chars"))[kept])
+    _save(thing, "chars", _joined(thing, "chars")[kept])
     ids = ids[kept]
     _save(thing, "ids", ids)
-    texts = np.concatenate(thing.arrays("texts"))[kept]
+    texts = _joined(thing, "text")[kept]
     state = blake2b(canonical({"rows": len(kept), "sources": names}).encode(), digest_size=16)
     for array in (ids, texts, sources):
         state.update(np.ascontiguousarray(array).data)
@@ -58,9 +58,14 @@ def merge(thing: Thing, files: Sequence[Input], duplicates: bool) -> dict[str, A
         "digest": state.hexdigest(),
         "sources": names,
         "shards": [f"rows-{i:05d}.parquet" for i in range(thing.shards)],
-        "shard_rows": [len(array) for array in thing.arrays("file")],
+        "shard_rows": [len(columns) for columns in thing.arrays("columns")],
         "files": listed,
     }
+
+
+def _joined(thing: Thing, name: str) -> np.ndarray:
+    """One column of all rows read, in order."""
+    return np.concatenate([columns[name] for columns in thing.arrays("columns")])
 
 
 def _save(thing: Thing, name: str, array: np.ndarray) -> None:
@@ -72,9 +77,9 @@ def _sources(thing: Thing, facts: Sequence[dict[str, Any]]) -> tuple[list[str], 
     """Names of the sources of all shards, and the code (r,) int32 of every row read."""
     numbers: dict[str, int] = {}
     parts = []
-    for fact, codes in zip(facts, thing.arrays("source"), strict=True):
+    for fact, columns in zip(facts, thing.arrays("columns"), strict=True):
         table = np.array([numbers.setdefault(name, len(numbers)) for name in fact["sources"]], np.int32)
-        parts.append(table[codes] if len(codes) else np.empty(0, np.int32))
+        parts.append(table[columns["source"]] if len(columns) else np.empty(0, np.int32))
     return list(numbers), np.concatenate(parts)
 
 
