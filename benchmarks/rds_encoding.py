@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import platform
 import statistics
 import sys
@@ -164,7 +165,9 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--threads", type=int, default=2, help="1 on a machine that is busy: threads that wait spin"
+    )
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -182,6 +185,7 @@ def main() -> None:
     found = {
         "rows": len(talks),
         "threads": given.threads,
+        "load_average": [round(load, 1) for load in os.getloadavg()],
         "repeats": given.repeats,
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -12,6 +12,8 @@ mode that does not agree is not used. What was found is in `mode` and `why`.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ CPU_BATCH_TOKENS = 2048  # activations stay in the cache; 4,096 was 6 to 12 % sl
 _ATTENTION = "tamis_packed"
 _LENGTHS: ContextVar[tuple[int, ...]] = ContextVar("lengths of the packed rows")
 _CHECK_LENGTHS = (7, 1, 40, 23, 64)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _WINDOW_MOST = 512  # longest sliding window that the check runs past
 
 
@@ -46,6 +49,8 @@ class Executor:
             raise RequestError(f"batch_tokens={batch_tokens}: expected at least 1")
         self.lm = lm
         self.backbone = lm.backbone
+        if lm.device == "cpu":
+            keep_freed_memory()
         self.batch_tokens = batch_tokens or default_batch_tokens(lm)
         self.failed: dict[int, str] = {}
         self.mode, self.why = self._choose(mode)
@@ -201,6 +206,18 @@ def default_batch_tokens(lm: LanguageModel) -> int:
     width = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     token_bytes = (4 if lm.dtype == "float32" else 2) * (12 * text.hidden_size + 4 * width)
     return int(min(max(free // 4 // token_bytes, 2048), 32768))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the blocks that a batch frees, for the next one; elsewhere nothing is done.
+
+    By default blocks of megabytes go back to the system after every layer, and fetching their pages anew was
+    6 % of the time in batches of 2,048 tokens, 20 % in batches of 4,096. The most memory in use stays the same.
+    """
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if adjust is not None:
+        adjust(_M_TRIM_THRESHOLD, 2**31 - 1)
+        adjust(_M_MMAP_THRESHOLD, 2**25)
 
 
 @contextmanager
