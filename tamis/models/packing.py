@@ -212,7 +212,7 @@ def keep_freed_memory() -> None:
     """Have glibc keep the blocks that a batch frees, for the next one; elsewhere nothing is done.
 
     By default blocks of megabytes go back to the system after every layer, and fetching their pages anew was
-    6 % of the time in batches of 2,048 tokens, 20 % in batches of 4,096. The most memory in use stays the same.
+    6 % of the time in batches of 2,048 tokens, 20 % in batches of 4,096. Peak memory stays the same.
     """
     adjust = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if adjust is not None:
