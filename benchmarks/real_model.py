@@ -38,13 +38,13 @@ AT_LEAST = {
 }
 
 
-def sample(pool: Any, rows: int, path: Path) -> Counter[str]:
+def sample(pool: Any, rows: int, seed: int, path: Path) -> Counter[str]:
     """Write `rows` rows drawn in proportion from the plain sources, in pool order; returns rows by source."""
     plain = [i for i, source in enumerate(pool.sources) if source not in NOT_PLAIN]
     by_source: dict[str, list[int]] = {}
     for i in plain:
         by_source.setdefault(pool.sources[i], []).append(i)
-    rng = Random(0)
+    rng = Random(seed)
     chosen: list[int] = []
     for positions in by_source.values():
         chosen += rng.sample(positions, round(rows * len(positions) / len(plain)))
@@ -69,11 +69,11 @@ def queries(shared: Path, work: Path) -> dict[str, Path]:
     return paths
 
 
-def on_a_sample(shared: Path, work: Path, rows: int) -> dict[str, Any]:
+def on_a_sample(shared: Path, work: Path, rows: int, seed: int) -> dict[str, Any]:
     """Rows of the right sources among 300, by query set and selection."""
     pool = tamis.read_pool([str(shared / "data/pool/*.jsonl.gz")], map=MAPPING, store=work / "store")
-    sources = sample(pool, rows, work / "sample.jsonl")
-    drawn = tamis.read_pool([work / "sample.jsonl"], store=work / "store")
+    sources = sample(pool, rows, seed, work / f"sample-{seed}.jsonl")
+    drawn = tamis.read_pool([work / f"sample-{seed}.jsonl"], store=work / "store")
     found: dict[str, Any] = {"rows": len(drawn)}
     model = str(shared / "models/pool-9m")
     for name, path in queries(shared, work).items():
@@ -85,10 +85,22 @@ def on_a_sample(shared: Path, work: Path, rows: int) -> dict[str, Any]:
         right = {
             s.strategy.name: int(sum(s.pool.sources[p] in RIGHT[name] for p in s.positions)) for s in subsets
         }
-        found[name] = {"right_of_300": right, "at_least": AT_LEAST[name]}
-        found[name]["right_in_sample"] = sum(sources[source] for source in RIGHT[name])
-        assert all(right[strategy] >= least for strategy, least in AT_LEAST[name].items()), found
+        found[name] = {"right_of_300": right, "right_in_sample": sum(sources[s] for s in RIGHT[name])}
     return found
+
+
+def over_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean over the samples beside what the model folder's README asks for."""
+    return {
+        name: {
+            strategy: {
+                "mean": sum(s[name]["right_of_300"][strategy] for s in samples) / len(samples),
+                "at_least": least,
+            }
+            for strategy, least in AT_LEAST[name].items()
+        }
+        for name in RIGHT
+    }
 
 
 def whole_pool(shared: Path, work: Path, dtype: str) -> dict[str, Any]:
@@ -113,14 +125,17 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("/tmp/tamis-real-model"))
     parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--dtype", default="bfloat16", help="of the whole pool's run")
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    results = {"sample": on_a_sample(given.shared.resolve(), given.work, given.rows)}
+    shared = given.shared.resolve()
+    samples = [on_a_sample(shared, given.work, given.rows, seed) for seed in range(given.samples)]
+    results: dict[str, Any] = {"mean": over_samples(samples), "samples": samples}
     if given.whole:
-        results["whole_pool"] = whole_pool(given.shared.resolve(), given.work, given.dtype)
+        results["whole_pool"] = whole_pool(shared, given.work, given.dtype)
     print(json.dumps(results, indent=1))
     if given.out:
         given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# One thread a process: test workers share the cores, where threads mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,8 @@ STRATEGIES = (
 
 def run(out: Path, rows: int, seed: int, store: Path, quiet: bool, as_json: bool) -> None:
     """Write the laboratory, select for each of its skills, and show the share of the truth that was found."""
+    # A model this small gains nothing from threads, and waits much for them where cores are shared.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from tamis.lab import NANO, write_lab
     from tamis.pools.read import read_pool
     from tamis.study.laboratory import as_rows, shares, survey

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tamis.cli.reading import named_paths, read, split_names
+from tamis.cli.reading import mapping_of, named_paths, read, split_names
 
 if TYPE_CHECKING:
     from tamis.study.signals import Settings
@@ -35,7 +35,7 @@ class Given:
 def run(given: Given, options: Settings) -> None:
     """Check everything that can be checked, read, select, write, and show the facts."""
     from tamis.study.budget import parse_budget
-    from tamis.study.select import Request
+    from tamis.study.select import Request, read_query
     from tamis.study.select import run as select
     from tamis.study.strategies import parse_settings, resolve
 
@@ -43,7 +43,8 @@ def run(given: Given, options: Settings) -> None:
     budgets = [parse_budget(text) for text in split_names(given.budget)]
     paths = named_paths(given.query)
     pool = read(given.pool, given.maps, options.store, skip_bad_rows=given.skip_bad_rows, quiet=options.quiet)
-    queries = {name: read([path], given.maps, options.store) for name, path in paths.items()}
+    mapping = mapping_of(given.maps)
+    queries = {name: read_query(path, mapping, options.store) for name, path in paths.items()}
     request = Request(strategies, budgets, queries, given.seed, given.within, given.allow_underflow, options)
     subsets = select(pool, request, given.out)
     if given.as_json:

@@ -80,6 +80,11 @@ class LanguageModel:
         return float(2 * self.body_parameters + 4 * text.num_hidden_layers * heads * size * attended)
 
     @cached_property
+    def executors(self) -> dict[int | None, Any]:
+        """Executors of this model by their token budget, so that each is checked once (see packing.py)."""
+        return {}
+
+    @cached_property
     def learned_positions(self) -> int | None:
         """Most tokens of a row when positions come from a learned table, which ends there; None otherwise."""
         torch = need("torch", extra="lm")
@@ -104,11 +109,40 @@ def load_model(
 
     `dtype` auto: the one of the checkpoint, except that float16 becomes float32 on a CPU, which has no fast
     float16. `device` auto: the first CUDA device, else the CPU. Code of the repository is run only with
-    `remote_code`. Raises RequestError for everything that cannot be loaded whole.
+    `remote_code`. Raises RequestError for everything that cannot be loaded whole. What was loaded last is
+    given again as long as its files have not changed.
     """
-    transformers = need("transformers", extra="lm")
     device = choose_device(device)
     path, adapter = _split_adapter(path)
+    load = _described if tokenizer_only else _whole
+    return load(path, adapter, dtype, device, remote_code, _changes(path, adapter))
+
+
+def _changes(path: str, adapter: str | None) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of every file in the folders of a model."""
+    folders = [Path(folder) for folder in (path, adapter) if folder and Path(folder).is_dir()]
+    files = sorted(file for folder in folders for file in folder.iterdir() if file.is_file())
+    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+@lru_cache(maxsize=8)
+def _described(
+    path: str, adapter: str | None, dtype: str, device: str, remote_code: bool, changes: tuple[Any, ...]
+) -> LanguageModel:
+    return _load(path, adapter, dtype, device, remote_code, tokenizer_only=True)
+
+
+@lru_cache(maxsize=1)  # weights are large: only the last model is kept
+def _whole(
+    path: str, adapter: str | None, dtype: str, device: str, remote_code: bool, changes: tuple[Any, ...]
+) -> LanguageModel:
+    return _load(path, adapter, dtype, device, remote_code, tokenizer_only=False)
+
+
+def _load(
+    path: str, adapter: str | None, dtype: str, device: str, remote_code: bool, tokenizer_only: bool
+) -> LanguageModel:
+    transformers = need("transformers", extra="lm")
     config = _loaded(transformers.AutoConfig, path, remote_code)
     tokenizer = _tokenizer(path, adapter, remote_code)
     name = _choose_dtype(dtype, config, device)
@@ -213,7 +247,7 @@ def _loaded(kind: Any, path: str, remote_code: bool, **options: Any) -> Any:
         if "trust_remote_code" in str(error):
             raise RequestError(
                 f"{path}: this repository needs code of its own to run; read it, and allow it "
-                "with --remote-code"
+                "with --trust-remote-code"
             ) from error
         where = "" if Path(path).is_dir() else " (no such folder here, and not in the cache or on the hub)"
         raise RequestError(f"{path}{where}: {type(error).__name__}: {error}") from error

@@ -179,6 +179,14 @@ class Executor:
         return None if worst <= limit else f"hidden states differ from rows alone by {worst:.1e} relative"
 
 
+def executor_for(lm: LanguageModel, batch_tokens: int | None) -> Executor:
+    """The executor of a loaded model, made and checked once."""
+    if batch_tokens not in lm.executors:
+        lm.executors[batch_tokens] = Executor(lm, batch_tokens)
+    found: Executor = lm.executors[batch_tokens]
+    return found
+
+
 def batches(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int, mode: str) -> Iterator[list[int]]:
     """Rows of each batch: packed in the order given, padded by falling length (ties in the order given)."""
     if mode == "padded":

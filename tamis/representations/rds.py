@@ -173,9 +173,9 @@ class RdsEncoder:
 
     @cached_property
     def _executor(self) -> Executor:
-        from tamis.models.packing import Executor
+        from tamis.models.packing import executor_for
 
-        return Executor(self._load(), self.context.batch_tokens)
+        return executor_for(self._load(), self.context.batch_tokens)
 
     def _load(self, tokenizer_only: bool = False) -> LanguageModel:
         context = self.context

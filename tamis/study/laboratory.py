@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tamis.study.budget import Budget
-from tamis.study.select import Request, run
+from tamis.study.select import Request, read_query, run
 from tamis.study.signals import Settings
 from tamis.study.strategies import Strategy
 
@@ -56,13 +56,11 @@ def survey(
     pool: Pool, lab: Path, strategies: Sequence[Strategy], settings: Settings, seed: int = 0
 ) -> list[Finding]:
     """Every strategy on every skill of a laboratory written to `lab`."""
-    from tamis.pools.read import read_pool
-
     truth = truth_of(pool, lab)
     found = []
     for path in sorted((lab / "queries").glob("*.jsonl")):
         skill = path.stem
-        query = read_pool([path], store=settings.store)
+        query = read_query(path, None, settings.store)
         rows = int((truth.skills == skill).sum())
         request = Request(strategies, [Budget(rows, "rows")], {skill: query}, seed, settings=settings)
         for subset in run(pool, request, None):

@@ -114,11 +114,10 @@ def select(
     `Settings` (store, model, template, max_tokens, dtype, device, …). With `out` its files are written.
     """
     from tamis.pools.pool import Pool
-    from tamis.pools.read import read_pool
 
     options = Settings(**{**settings, "store": Path(settings.get("store", ".tamis"))})
     queries = {
-        name: given if isinstance(given, Pool) else read_pool([given], map=map, store=options.store)
+        name: given if isinstance(given, Pool) else read_query(given, map, options.store)
         for name, given in (query or {}).items()
     }
     names = [strategy] if isinstance(strategy, str) else list(strategy)
@@ -135,6 +134,13 @@ def select(
     subsets = run(pool, request, Path(out) if out is not None else None)
     single = isinstance(strategy, str) and isinstance(budget, (int, str))
     return subsets[0] if single else subsets
+
+
+def read_query(path: str | Path, map: Any, store: Path, quiet: bool = True) -> Pool:
+    """A query set: like a pool, but rows that say the same stay apart, for each is a query of its own."""
+    from tamis.pools.read import read_pool
+
+    return read_pool([path], map=map, store=store, merge_duplicates=False, quiet=quiet)
 
 
 def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:

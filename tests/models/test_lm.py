@@ -89,7 +89,7 @@ def test_code_of_a_repository_is_not_run_unless_allowed(saved, tmp_path):
     config = json.loads((saved / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RequestError, match="--remote-code"):
+    with pytest.raises(RequestError, match="--trust-remote-code"):
         load_model(str(tmp_path / "m"))
     assert not marker.exists()
 
