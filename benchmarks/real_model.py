@@ -24,10 +24,8 @@ import tamis
 
 ROOT = Path(__file__).resolve().parents[1]
 MAPPING = ROOT / "examples" / "maps" / "shared-pool.yaml"
-NOT_PLAIN = (
-    "commonsenseqa_train", "tydiqa_train_ko", "tydiqa_train_sw", "gorilla_torchhub_train",
-    "self_instruct_seed_tasks", "foundry_finetune_example",
-)  # fmt: skip
+NOT_PLAIN = ("commonsenseqa", "tydiqa", "gorilla", "self_instruct", "foundry_finetune")
+MAPPED = "mawps_train"  # plain too, but its columns have names of their own
 RIGHT = {
     "gsm8k": ("gsm8k_train", "mawps_train", "flan_cot_aqua"),
     "humaneval": ("codealpaca_new", "codealpaca_2k"),
@@ -38,22 +36,30 @@ AT_LEAST = {
 }
 
 
-def sample(pool: Any, rows: int, seed: int, path: Path) -> Counter[str]:
-    """Write `rows` rows drawn in proportion from the plain sources, in pool order; returns rows by source."""
-    plain = [i for i, source in enumerate(pool.sources) if source not in NOT_PLAIN]
-    by_source: dict[str, list[int]] = {}
-    for i in plain:
-        by_source.setdefault(pool.sources[i], []).append(i)
+def plain_pools(shared: Path, store: Path) -> list[Any]:
+    """The sources whose columns are plain, read by their shape alone, and one that needs names of columns."""
+    paths = sorted((shared / "data/pool").glob("*.jsonl.gz"))
+    plain = [path for path in paths if not path.name.startswith((*NOT_PLAIN, MAPPED))]
+    mapped = [path for path in paths if path.name.startswith(MAPPED)]
+    return [tamis.read_pool(plain, store=store), tamis.read_pool(mapped, map=MAPPING, store=store)]
+
+
+def sample(pools: list[Any], rows: int, seed: int, path: Path) -> Counter[str]:
+    """Write `rows` rows drawn in proportion to the sources; returns rows by source."""
+    by_source: dict[str, list[tuple[Any, int]]] = {}
+    for pool in pools:
+        for position, source in enumerate(pool.sources):
+            by_source.setdefault(source, []).append((pool, position))
+    total = sum(map(len, pools))
     rng = Random(seed)
-    chosen: list[int] = []
-    for positions in by_source.values():
-        chosen += rng.sample(positions, round(rows * len(positions) / len(plain)))
+    drawn: Counter[str] = Counter()
     with open(path, "w", encoding="utf-8") as file:
-        for i in sorted(chosen):
-            row = pool.row(i)
-            turns = [message._asdict() for message in row.messages]
-            file.write(json.dumps({"messages": turns, "source": row.source}, ensure_ascii=False) + "\n")
-    return Counter(pool.sources[i] for i in chosen)
+        for source, candidates in by_source.items():
+            for pool, position in rng.sample(candidates, round(rows * len(candidates) / total)):
+                turns = [message._asdict() for message in pool.row(position).messages]
+                file.write(json.dumps({"messages": turns, "source": source}, ensure_ascii=False) + "\n")
+                drawn[source] += 1
+    return drawn
 
 
 def queries(shared: Path, work: Path) -> dict[str, Path]:
@@ -71,8 +77,8 @@ def queries(shared: Path, work: Path) -> dict[str, Path]:
 
 def on_a_sample(shared: Path, work: Path, rows: int, seed: int) -> dict[str, Any]:
     """Rows of the right sources among 300, by query set and selection."""
-    pool = tamis.read_pool([str(shared / "data/pool/*.jsonl.gz")], map=MAPPING, store=work / "store")
-    sources = sample(pool, rows, seed, work / f"sample-{seed}.jsonl")
+    pools = plain_pools(shared, work / "store")
+    sources = sample(pools, rows, seed, work / f"sample-{seed}.jsonl")
     drawn = tamis.read_pool([work / f"sample-{seed}.jsonl"], store=work / "store")
     found: dict[str, Any] = {"rows": len(drawn)}
     model = str(shared / "models/pool-9m")

@@ -109,13 +109,21 @@ def load_model(
 
     `dtype` auto: the one of the checkpoint, except that float16 becomes float32 on a CPU, which has no fast
     float16. `device` auto: the first CUDA device, else the CPU. Code of the repository is run only with
-    `remote_code`. Raises RequestError for everything that cannot be loaded whole. What was loaded last is
-    given again as long as its files have not changed.
+    `remote_code`. Raises RequestError for everything that cannot be loaded whole. The model is the caller's
+    own; a tokenizer alone is shared as long as its files have not changed.
     """
     device = choose_device(device)
     path, adapter = _split_adapter(path)
-    load = _described if tokenizer_only else _whole
-    return load(path, adapter, dtype, device, remote_code, _changes(path, adapter))
+    if tokenizer_only:
+        return _described(path, adapter, dtype, device, remote_code, _changes(path, adapter))
+    return _load(path, adapter, dtype, device, remote_code, tokenizer_only=False)
+
+
+def shared_model(path: str, dtype: str, device: str, remote_code: bool) -> LanguageModel:
+    """`load_model` for those who only read the model: the last one is kept while its files do not change."""
+    device = choose_device(device)
+    path, adapter = _split_adapter(path)
+    return _whole(path, adapter, dtype, device, remote_code, _changes(path, adapter))
 
 
 def _changes(path: str, adapter: str | None) -> tuple[tuple[str, int, int], ...]:

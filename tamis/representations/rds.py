@@ -33,7 +33,7 @@ import numpy as np
 from tamis.core.errors import RequestError
 from tamis.core.method import Method
 from tamis.core.status import code
-from tamis.models.lm import LanguageModel, load_model
+from tamis.models.lm import load_model, shared_model
 from tamis.models.render import Rendered, Renderer
 from tamis.representations._context import Context, Encoded
 from tamis.representations._rds_parts import render_part
@@ -92,8 +92,9 @@ class RdsEncoder:
             raise RequestError(f"{variant.name} needs a model: give --model PATH_OR_ID")
         self.variant = variant
         self.context = context
-        self._path = context.model
-        self._described = self._load(tokenizer_only=True)
+        self._described = load_model(
+            context.model, context.dtype, context.device, context.remote_code, tokenizer_only=True
+        )
         self.renderer = Renderer(self._described.tokenizer, context.template, context.max_tokens)
         self.dimensions = self._described.width
         self.dtype = np.float32 if self._described.dtype == "float32" else np.float16
@@ -175,11 +176,9 @@ class RdsEncoder:
     def _executor(self) -> Executor:
         from tamis.models.packing import executor_for
 
-        return executor_for(self._load(), self.context.batch_tokens)
-
-    def _load(self, tokenizer_only: bool = False) -> LanguageModel:
         context = self.context
-        return load_model(self._path, context.dtype, context.device, context.remote_code, tokenizer_only)
+        lm = shared_model(str(context.model), context.dtype, context.device, context.remote_code)
+        return executor_for(lm, context.batch_tokens)
 
     def _check_positions(self, limit: int) -> None:
         if self.context.max_tokens > limit:

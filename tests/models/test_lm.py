@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
 
 from tamis.core.errors import RequestError
-from tamis.models.lm import choose_device, fingerprint, last_hidden_state, load_model
+from tamis.models.lm import choose_device, fingerprint, last_hidden_state, load_model, shared_model
 from tests.models.tiny import save_llama
 from tests.models.zoo import build
 
@@ -138,6 +139,17 @@ def test_an_adapter_over_its_base(saved, tmp_path):
     from tamis.models.packing import Executor
 
     assert Executor(lm).mode == "packed"
+
+
+def test_a_model_is_the_callers_own_and_a_shared_one_is_read_again_when_its_files_change(saved, tmp_path):
+    assert load_model(str(saved)).model is not load_model(str(saved)).model
+    shutil.copytree(saved, tmp_path / "copy")
+    given = (str(tmp_path / "copy"), "float32", "cpu", False)
+    first = shared_model(*given)
+    assert shared_model(*given) is first
+    weights = next((tmp_path / "copy").glob("*.safetensors"))
+    os.utime(weights, ns=(1, 1))
+    assert shared_model(*given) is not first
 
 
 def test_operations_by_hand():
