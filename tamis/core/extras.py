@@ -11,7 +11,6 @@ from tamis.core.errors import MissingExtra
 EXTRAS = {
     "lm": ("torch", "transformers", "peft", "accelerate", "safetensors", "sklearn"),
     "hub": ("datasets",),
-    "zst": ("zstandard",),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ def make_shards(
     make: Callable[[int, int], Made],
     *,
     method: str,
-    execution: dict[str, Any],
+    execution: Callable[[], Mapping[str, Any]] = dict,
     share: tuple[int, int] | None = None,
     on_skip: Callable[[int], None] = lambda shard: None,
 ) -> bool:
@@ -82,11 +82,12 @@ def _make_one(
     bounds: tuple[int, int],
     make: Callable[[int, int], Made],
     method: str,
-    execution: dict[str, Any],
+    execution: Callable[[], Mapping[str, Any]],
 ) -> None:
     start, stop = bounds
-    with booked(store.root, thing.kind, thing.digest, method, shard=shard, **execution) as entry:
+    with booked(store.root, thing.kind, thing.digest, method, shard=shard) as entry:
         made = make(start, stop)
+        entry.update(execution())  # asked now: how rows were batched is known once some were
         entry.update(rows=stop - start, tokens=made.tokens, flops=made.flops)
         entry["bytes"] = sum(array.nbytes for array in made.arrays.values())
         thing.write_shard(shard, made.arrays, made.reasons)

@@ -59,5 +59,5 @@ def rendered_lengths(
             reasons = {i: row.reason for i, row in enumerate(rows) if row.reason}
             return Made(arrays, reasons, int(arrays["tokens"].sum(dtype=np.int64)))
 
-        make_shards(Store(store), thing, bounds, make, method="lengths", execution={})
+        make_shards(Store(store), thing, bounds, make, method="lengths")
     return thing

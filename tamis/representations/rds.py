@@ -126,6 +126,18 @@ class RdsEncoder:
             found |= {"mode": run.mode, "why": run.why, "batch_tokens": run.batch_tokens}
         return found
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know before rows are encoded."""
+        text = self._described.config.get_text_config()
+        limit = getattr(text, "max_position_embeddings", None)
+        if limit is None or self.context.max_tokens <= limit:
+            return []
+        return [
+            f"--max-tokens {self.context.max_tokens} is more than the {limit} positions that "
+            f"{self.context.model} was made for; longer rows are encoded beyond them"
+        ]
+
     def render(self, conversations: Sequence[Sequence[Message]]) -> list[Rendered]:
         """The rows as the model sees them."""
         return render_part(self.renderer, self.variant.part, self.context.role, conversations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,9 @@ def represent(
         compatible=compatible,
     )
     encoder: Encoder = chosen.run(config, context)
+    if not quiet:
+        for warning in getattr(encoder, "warnings", ()):
+            print(f"tamis: {warning}", file=sys.stderr)
     bounds = shard_bounds(len(pool))
     recipe = signal_recipe(chosen, encoder.recipe, pool.digest, len(pool))
     thing = Store(store).open("representation", recipe, len(bounds))
@@ -123,7 +127,7 @@ def _encode_all(
             bounds,
             make,
             method=method.name,
-            execution=dict(encoder.execution),
+            execution=lambda: encoder.execution,
             share=share,
             on_skip=lambda shard: advance(shares[shard]),
         )

@@ -77,5 +77,7 @@ def score(
             return Made(arrays, scored.reasons, int(np.maximum(scored.tokens, 0).sum(dtype=np.int64)))
 
         execution = dict(getattr(scorer, "execution", {}))
-        make_shards(Store(store), thing, bounds, make, method=chosen.name, execution=execution, share=share)
+        make_shards(
+            Store(store), thing, bounds, make, method=chosen.name, execution=lambda: execution, share=share
+        )
     return Scores(chosen, config, thing, pool.ids, execution)

@@ -19,7 +19,7 @@ from tamis.study.manifest import begin_manifest, finish_manifest
 from tamis.study.signals import Settings, Signal, prepared, signal_of
 from tamis.study.strategies import Strategy, resolve
 from tamis.study.subset import NO_TOKENS, Subset
-from tamis.study.summary import summarise
+from tamis.study.summary import Rendering, summarise
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
@@ -151,13 +151,13 @@ def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
     if out is not None:
         begin_manifest(out, name, recipe)
         _copy_rejected(pool, out)
-    tokens = rendered_tokens(pool, request.settings) if request.settings.model is not None else None
+    rendering = rendering_of(pool, request.settings) if request.settings.model is not None else None
     subsets: list[Subset] = []
     signals: dict[str, Signal] = {}
     for strategy in _in_order(request.strategies):
         signal = signal_of(strategy, pool, request.queries, request.settings)
         signals[strategy.name] = signal
-        subsets += _choose(pool, request, strategy, signal, tokens, subsets, out)
+        subsets += _choose(pool, request, strategy, signal, rendering, subsets, out)
     order = {strategy.name: i for i, strategy in enumerate(request.strategies)}
     subsets.sort(key=lambda subset: order[subset.strategy.name])
     if out is not None:
@@ -175,13 +175,14 @@ def _copy_rejected(pool: Pool, out: Path) -> None:
             shutil.copyfile(path, temporary)
 
 
-def rendered_tokens(pool: Pool, settings: Settings) -> np.ndarray:
-    """Rendered tokens (n,) int32 of the pool rows after truncation, by the model's tokenizer and template."""
+def rendering_of(pool: Pool, settings: Settings) -> Rendering:
+    """How the pool's rows come out of the model's tokenizer and template."""
     from tamis.models.lengths import rendered_lengths
 
     names = ("template", "max_tokens", "store", "remote_code", "quiet")
     options = {name: getattr(settings, name) for name in names}
-    return rendered_lengths(pool, str(settings.model), **options).joined("tokens")
+    thing = rendered_lengths(pool, str(settings.model), **options)
+    return Rendering(thing.joined("tokens"), thing.joined("status"))
 
 
 def _in_order(strategies: Sequence[Strategy]) -> list[Strategy]:
@@ -204,7 +205,7 @@ def _choose(
     request: Request,
     strategy: Strategy,
     signal: Signal,
-    tokens: np.ndarray | None,
+    rendering: Rendering | None,
     made: Sequence[Subset],
     out: Path | None,
 ) -> list[Subset]:
@@ -212,6 +213,7 @@ def _choose(
     from tamis.selections import choose_ranked
 
     found: dict[Budget, Any] = {}
+    tokens = None if rendering is None else rendering.tokens
     for by_tokens in (False, True):
         budgets = [budget for budget in request.budgets if (budget.unit == "tokens") == by_tokens]
         limits = [int(b.amount) if by_tokens else b.rows_of(len(pool)) for b in budgets]
@@ -235,7 +237,7 @@ def _choose(
             rows = limit if spent is None else int(np.searchsorted(spent, limit, side="right"))
             found[budget] = choice.take(slice(0, rows))
     return [
-        _subset(pool, request, strategy, budget, signal, found[budget], tokens, out)
+        _subset(pool, request, strategy, budget, signal, found[budget], rendering, out)
         for budget in request.budgets
     ]
 
@@ -274,7 +276,7 @@ def _subset(
     budget: Budget,
     signal: Signal,
     choice: Any,
-    tokens: np.ndarray | None,
+    rendering: Rendering | None,
     out: Path | None,
 ) -> Subset:
     rows = len(choice.positions)
@@ -288,10 +290,12 @@ def _subset(
         only_task = ~by_query & (choice.task >= 0)
         task[only_task] = names[choice.task[only_task]]
     sizes = {name: len(asked) for name, asked in request.queries.items()} if signal.tasks else {}
-    facts = summarise(pool, choice.positions, choice.gain, task, query, tokens, sizes)
+    facts = summarise(pool, choice.positions, choice.gain, task, query, rendering, sizes)
     facts["status"] = signal.status
     facts["notes"] = json.loads(json.dumps(choice.notes))
-    chosen = np.full(rows, NO_TOKENS, np.int32) if tokens is None else tokens[choice.positions]
+    chosen = np.full(rows, NO_TOKENS, np.int32)
+    if rendering is not None:
+        chosen = rendering.tokens[choice.positions]
     subset = Subset(
         strategy, budget, request.seed, pool, choice.positions, choice.gain, task, query, chosen, facts
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from tamis.core import status as statuses
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
@@ -15,19 +18,35 @@ _LENGTH_RATIO = 2.0
 _TIED = 0.5
 
 
+_LITTLE_TO_TRAIN = {
+    "empty_response": "only their end-of-turn token would be trained on",
+    "no_target_tokens": "nothing of them would be trained on",
+    "refused": "the template does not take them",
+}
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How every pool row is rendered: tokens (n,) int32 after truncation, status codes (n,) uint8."""
+
+    tokens: np.ndarray
+    codes: np.ndarray
+
+
 def summarise(
     pool: Pool,
     positions: np.ndarray,
     score: np.ndarray,
     task: np.ndarray,
     query: np.ndarray,
-    tokens: np.ndarray | None,
+    rendering: Rendering | None,
     queries_per_task: dict[str, int],
 ) -> dict[str, Any]:
     """Counts, shares and lengths of the chosen rows (`positions`, (k,)) against the pool, with warnings.
 
-    `tokens`: rendered tokens of every pool row (n,) or None when nothing was rendered.
+    `rendering` is None when nothing was rendered.
     """
+    tokens = None if rendering is None else rendering.tokens
     facts: dict[str, Any] = {
         "rows": len(positions),
         "tokens": None if tokens is None else int(tokens[positions].sum(dtype=np.int64)),
@@ -36,8 +55,9 @@ def summarise(
         "queries": _queries(task, query, queries_per_task),
         "merged_duplicates": int((np.asarray(pool.counts)[positions] - 1).sum()),
     }
-    if tokens is not None:
-        facts["length"]["tokens"] = _length(tokens, positions)
+    if rendering is not None:
+        facts["length"]["tokens"] = _length(rendering.tokens, positions)
+        facts["rendering"] = statuses.counts(rendering.codes[positions])
     facts["warnings"] = _warnings(facts, score, len(pool))
     return facts
 
@@ -112,6 +132,9 @@ def _warnings(facts: dict[str, Any], score: np.ndarray, pool_rows: int) -> list[
             found.append(f"one query row of {name!r} chose {picks['most']} of its {picks['picks']} rows")
         if picks["without"] > picks["queries"] / 2 and picks["picks"] >= picks["queries"]:
             found.append(f"{picks['without']} of the {picks['queries']} query rows of {name!r} chose nothing")
+    for word, trained in _LITTLE_TO_TRAIN.items():
+        if rows := facts.get("rendering", {}).get(word):
+            found.append(f"{rows} of the chosen rows are {word}: {trained}")
     finite = score[np.isfinite(score)]
     if len(finite) >= 20 and len(np.unique(finite)) < _TIED * len(finite) and len(np.unique(finite)) > 1:
         found.append(

@@ -36,7 +36,7 @@ def _square(start: int, stop: int) -> Made:
 def _make(root: Path, share: tuple[int, int] | None = None) -> bool:
     store = Store(root)
     thing = store.open("representation", RECIPE, len(BOUNDS))
-    return make_shards(store, thing, BOUNDS, _square, method="square", execution={}, share=share)
+    return make_shards(store, thing, BOUNDS, _square, method="square", share=share)
 
 
 def _bytes(root: Path) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tamis.study.summary import summarise
+from tamis.study.summary import Rendering, summarise
 
 
 def _pool(codes: list[int], chars: list[int], counts: list[int] | None = None) -> Any:
@@ -31,13 +31,18 @@ def _facts(pool: Any, positions: list[int], **given: Any) -> dict[str, Any]:
     query = given.get("query", np.full(rows, -1, np.int32))
     score = given.get("score", np.linspace(1, 0, rows, dtype=np.float32))
     sizes = given.get("sizes", {})
-    return summarise(_Pool(**vars(pool)), np.array(positions), score, task, query, given.get("tokens"), sizes)
+    return summarise(
+        _Pool(**vars(pool)), np.array(positions), score, task, query, given.get("rendering"), sizes
+    )
 
 
 def test_counts_shares_and_lengths() -> None:
     pool = _pool([0, 0, 0, 1, 1, 2], [10, 20, 30, 40, 50, 60], [1, 1, 1, 3, 1, 1])
     tokens = np.array([1, 2, 3, 4, 5, 6], np.int32)
-    facts = _facts(pool, [3, 4], tokens=tokens)
+    codes = np.array([0, 0, 0, 1, 2, 0], np.uint8)
+    facts = _facts(pool, [3, 4], rendering=Rendering(tokens, codes))
+    assert facts["rendering"] == {"truncated": 1, "empty_response": 1}
+    assert "1 of the chosen rows are empty_response" in facts["warnings"][-1]
     assert facts["sources"][0] == {
         "source": "b", "rows": 2, "share": 1.0, "pool_rows": 2, "pool_share": round(2 / 6, 6),
     }  # fmt: skip
