@@ -44,12 +44,11 @@ def show_subsets(subsets: Sequence[Subset], out: Path) -> None:
 def _overview(subsets: Sequence[Subset]) -> Table:
     made = table(
         "subsets", "strategy", "budget", "rows", "tokens", "median length", "(pool)", "picks per query",
-        "merged", "not scored",
+        "merged", "pool rows by status",
     )  # fmt: skip
     for subset in subsets:
         facts = subset.facts
         unit, length = next(reversed(facts["length"].items()))
-        unscored = {word: count for word, count in facts["status"].items() if word not in ("ok", "truncated")}
         made.add_row(
             subset.strategy.name,
             subset.budget.folder,
@@ -59,7 +58,7 @@ def _overview(subsets: Sequence[Subset]) -> Table:
             f"{length['pool_median']:g}",
             _picks(facts["queries"]),
             str(facts["merged_duplicates"]),
-            ", ".join(f"{count} {word}" for word, count in unscored.items()) or "0",
+            ", ".join(f"{count:,} {word}" for word, count in facts["status"].items()),
         )
     return made
 
