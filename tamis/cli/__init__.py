@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -238,6 +239,11 @@ def main() -> None:
     except TamisError as error:
         print(f"tamis: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print("tamis: no space left on the disk; free some and run the same command again", file=sys.stderr)
+        raise SystemExit(4) from None
     except KeyboardInterrupt:
         print("tamis: interrupted; the same command continues", file=sys.stderr)
         raise SystemExit(4) from None

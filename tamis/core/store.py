@@ -26,7 +26,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -126,7 +126,8 @@ class Thing:
             for name, array in arrays.items():
                 path = self.part / f"{shard:05d}.{name}.npy"
                 with replacing(path) as temporary, open(temporary, "wb") as file:
-                    np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+                    contiguous = np.ascontiguousarray(array)
+                    np.lib.format.write_array(_Plain(file), contiguous, allow_pickle=False)
                 entries[path.name] = _entry(path)
             if reasons:
                 path = self.part / f"{shard:05d}.reasons.json"
@@ -273,6 +274,13 @@ class Store:
         """Delete a thing in whatever state."""
         for folder in (thing.folder, thing.part, thing.claims):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Plain:
+    """A file that numpy does not take for one: what numpy writes itself fails without saying why."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
 
 
 @contextlib.contextmanager
