@@ -10,7 +10,9 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from tamis.core.errors import RunError
 
@@ -63,6 +65,33 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+class _Plain:
+    """A file that numpy does not take for one: what numpy writes itself fails without saying why."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write `array` to `path` as .npy, not atomically; a full disk is an OSError with its number."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array(_Plain(file), np.ascontiguousarray(array), allow_pickle=False)
+
+
+def remove_dead(folder: Path) -> None:
+    """Remove temporaries below `folder` whose writer, a process of this machine, is no more."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        host, process = path.name.removesuffix(TEMPORARY).rsplit(".", 2)[0], path.name.split(".")[-3]
+        if not host.endswith(f".{socket.gethostname()}") or not process.isdigit():
+            continue
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except PermissionError:
+            continue
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -26,13 +26,13 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from tamis.core.digest import digest, file_digest
 from tamis.core.errors import RunError
-from tamis.core.files import replacing, sync_folder, write_json
+from tamis.core.files import replacing, sync_folder, write_array, write_json
 
 SCHEMA = 1
 _SHARDS = 256
@@ -125,9 +125,8 @@ class Thing:
         with self._completed_elsewhere():
             for name, array in arrays.items():
                 path = self.part / f"{shard:05d}.{name}.npy"
-                with replacing(path) as temporary, open(temporary, "wb") as file:
-                    contiguous = np.ascontiguousarray(array)
-                    np.lib.format.write_array(_Plain(file), contiguous, allow_pickle=False)
+                with replacing(path) as temporary:
+                    write_array(temporary, array)
                 entries[path.name] = _entry(path)
             if reasons:
                 path = self.part / f"{shard:05d}.reasons.json"
@@ -274,13 +273,6 @@ class Store:
         """Delete a thing in whatever state."""
         for folder in (thing.folder, thing.part, thing.claims):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Plain:
-    """A file that numpy does not take for one: what numpy writes itself fails without saying why."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.write = file.write
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from tamis.core.digest import canonical
-from tamis.core.files import replacing
+from tamis.core.files import replacing, write_array
 from tamis.core.store import Thing
 from tamis.pools.identity import first_occurrences
 from tamis.pools.inputs import Input
@@ -69,8 +69,8 @@ def _joined(thing: Thing, name: str) -> np.ndarray:
 
 
 def _save(thing: Thing, name: str, array: np.ndarray) -> None:
-    with thing.new_file(f"{name}.npy") as path, open(path, "wb") as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+    with thing.new_file(f"{name}.npy") as path:
+        write_array(path, array)
 
 
 def _sources(thing: Thing, facts: Sequence[dict[str, Any]]) -> tuple[list[str], np.ndarray]:

@@ -58,10 +58,13 @@ def finish_manifest(
     request: Request,
     signals: Mapping[str, Signal],
     subsets: Sequence[Subset],
+    also: Sequence[str] = (),
 ) -> None:
-    """Write the whole manifest over the incomplete one."""
+    """Write the whole manifest over the incomplete one. `also`: further stored things that were paid for."""
     used = {strategy: signal.digests for strategy, signal in signals.items()}
-    spent = totals(request.settings.store, {digest for digests in used.values() for digest in digests})
+    pools = [Path(read.path).name for read in (pool, *request.queries.values())]
+    paid = {name, *also, *pools, *(digest for digests in used.values() for digest in digests)}
+    spent = totals(request.settings.store, paid)
     manifest = {
         "schema": SCHEMA,
         "complete": True,
@@ -76,6 +79,7 @@ def finish_manifest(
         "subsets": [_entry(subset, out, used[subset.strategy.name]) for subset in subsets],
         "execution": {
             "pool": str(Path(pool.path).resolve()),
+            "model": request.settings.model,
             "signals": {strategy: dict(signal.execution) for strategy, signal in signals.items()},
         },
         "ledger": spent,

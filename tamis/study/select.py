@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tamis.core.cost import booked
 from tamis.core.digest import digest
 from tamis.core.errors import RequestError
-from tamis.core.files import replacing
+from tamis.core.files import remove_dead, replacing
 from tamis.study.budget import Budget, parse_budget
 from tamis.study.manifest import begin_manifest, finish_manifest
 from tamis.study.signals import Settings, Signal, prepared, signal_of
@@ -82,15 +83,13 @@ class Request:
         }
         if settings.model is not None:
             from tamis.models.lm import load_model
+            from tamis.models.render import Renderer
 
-            lm = load_model(settings.model, remote_code=settings.remote_code, tokenizer_only=True)
-            found["model"] = {
-                "name": str(settings.model),
-                "fingerprint": lm.fingerprint,
-                "template": settings.template,
-                "max_tokens": settings.max_tokens,
-                "dtype": settings.dtype,
-            }
+            lm = load_model(
+                settings.model, settings.dtype, settings.device, settings.remote_code, tokenizer_only=True
+            )
+            renderer = Renderer(lm.tokenizer, settings.template, settings.max_tokens)
+            found["model"] = {"fingerprint": lm.fingerprint, "dtype": lm.dtype, "renderer": renderer.recipe}
         return found
 
 
@@ -157,13 +156,18 @@ def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
     for strategy in _in_order(request.strategies):
         signal = signal_of(strategy, pool, request.queries, request.settings)
         signals[strategy.name] = signal
-        subsets += _choose(pool, request, strategy, signal, rendering, subsets, out)
+        with booked(request.settings.store, "subset", name, strategy.name) as entry:
+            chosen = _choose(pool, request, strategy, signal, rendering, subsets, out)
+            entry["rows"] = max(len(subset) for subset in chosen)
+        subsets += chosen
     order = {strategy.name: i for i, strategy in enumerate(request.strategies)}
     subsets.sort(key=lambda subset: order[subset.strategy.name])
     if out is not None:
         for subset in subsets:
             subset.write(out)
-        finish_manifest(out, name, recipe, pool, request, signals, subsets)
+        rendered = () if rendering is None else (rendering.digest,)
+        finish_manifest(out, name, recipe, pool, request, signals, subsets, rendered)
+        remove_dead(out)
     return subsets
 
 
@@ -182,7 +186,7 @@ def rendering_of(pool: Pool, settings: Settings) -> Rendering:
     names = ("template", "max_tokens", "store", "remote_code", "quiet")
     options = {name: getattr(settings, name) for name in names}
     thing = rendered_lengths(pool, str(settings.model), **options)
-    return Rendering(thing.joined("tokens"), thing.joined("status"))
+    return Rendering(thing.joined("tokens"), thing.joined("status"), thing.digest)
 
 
 def _in_order(strategies: Sequence[Strategy]) -> list[Strategy]:
@@ -228,7 +232,7 @@ def _choose(
             allow_underflow=request.allow_underflow,
             usable=signal.usable,
             **_inputs(pool, request, strategy, signal, tokens, made, budgets[int(np.argmax(limits))]),
-            **strategy.selection_parameters,
+            **_parameters(request, strategy),
         )
         spent = (
             np.cumsum(tokens[choice.positions], dtype=np.int64) if by_tokens and tokens is not None else None
@@ -240,6 +244,12 @@ def _choose(
         _subset(pool, request, strategy, budget, signal, found[budget], rendering, out)
         for budget in request.budgets
     ]
+
+
+def _parameters(request: Request, strategy: Strategy) -> dict[str, Any]:
+    """Parameters of the selection; the length-matched control stays within sources by matching them."""
+    matched = {"match_sources": True} if request.within and strategy.name == LENGTH_MATCHED else {}
+    return {**matched, **strategy.selection_parameters}
 
 
 def _inputs(
@@ -256,7 +266,7 @@ def _inputs(
     inputs: dict[str, Any] = {"ids": pool.ids}
     if len(signal.tasks) > 1:
         inputs["task_of"] = signal.task_of
-    if "sources" in needs:
+    if "sources" in needs or (request.within and strategy.name == LENGTH_MATCHED):
         inputs["sources"] = pool.sources
     if request.within is not None and strategy.name != LENGTH_MATCHED:
         inputs["within"] = np.asarray(pool.source_codes)

@@ -31,6 +31,7 @@ class Rendering:
 
     tokens: np.ndarray
     codes: np.ndarray
+    digest: str = ""  # of the stored thing
 
 
 def summarise(

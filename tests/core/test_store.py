@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,8 +18,9 @@ import pytest
 
 from tamis.core.digest import digest
 from tamis.core.errors import RunError
+from tamis.core.files import remove_dead, write_array
 from tamis.core.shards import Made, make_shards, parse_share
-from tamis.core.store import Store, _Plain, shard_bounds, shard_rows_of
+from tamis.core.store import Store, shard_bounds, shard_rows_of
 
 RECIPE = {"method": "square", "rows": 50}
 BOUNDS = shard_bounds(50, 8)
@@ -193,13 +195,27 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-def test_arrays_are_written_by_calls_that_can_say_why_they_fail(tmp_path: Path) -> None:
+def test_arrays_are_written_by_calls_that_can_say_why_they_fail() -> None:
     """On /dev/full every write fails for want of space; numpy's own way would lose the reason."""
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError) as caught:
-        np.lib.format.write_array(_Plain(full), np.zeros(1000), allow_pickle=False)  # type: ignore[arg-type]
+    with pytest.raises(OSError) as caught:
+        write_array(Path("/dev/full"), np.zeros(100_000))
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_only_what_dead_writers_left_is_removed(tmp_path: Path) -> None:
+    host = socket.gethostname()
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    dead, alive = (tmp_path / f".a.json.{host}.{pid}.1.tmp" for pid in (child, os.getpid()))
+    other = tmp_path / f".a.json.else.{child}.1.tmp"
+    for path in (dead, alive, other):
+        path.touch()
+    remove_dead(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([alive, other])
 
 
 def test_no_space_left_becomes_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
