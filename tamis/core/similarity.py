@@ -51,7 +51,8 @@ class Similarity(Protocol):
         ...
 
 
-def _mask(usable: np.ndarray | None, n: int) -> np.ndarray:
+def usable_mask(usable: Any, n: int) -> np.ndarray:
+    """`usable` as (n,) bool, all True for None; raises RequestError for anything else."""
     if usable is None:
         return np.ones(n, bool)
     mask = np.asarray(usable)
@@ -105,7 +106,7 @@ class ArraySimilarity:
             array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
         self.scores = np.atleast_2d(array)
         self.block_rows = block_rows
-        given = _mask(usable, self.n)
+        given = usable_mask(usable, self.n)
         finite = np.ones(self.n, bool)
         for start, block in self.blocks():
             finite[start : start + block.shape[1]] = finite_columns(block)
@@ -187,7 +188,7 @@ class FeatureSimilarity:
             sizes.append(len(rows))
         self.shards = list(shards)
         self.starts = np.cumsum([0, *sizes])
-        self.usable = _mask(usable, self.n)
+        self.usable = usable_mask(usable, self.n)
         self.block_rows = block_rows or _rows_of_a_block(max(d, self.m))
 
     @property
@@ -268,7 +269,7 @@ class SparseSimilarity:
         self.queries = queries.astype(np.float32)
         self.shards = list(shards)
         self.starts = np.cumsum([0, *(shard.shape[0] for shard in shards)])
-        self.usable = _mask(usable, self.n)
+        self.usable = usable_mask(usable, self.n)
         self.block_rows = block_rows or _rows_of_a_block(self.m)
 
     @property

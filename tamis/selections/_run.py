@@ -10,7 +10,7 @@ import numpy as np
 
 from tamis.core.errors import RequestError
 from tamis.core.method import Method
-from tamis.core.similarity import ArraySimilarity, Similarity
+from tamis.core.similarity import ArraySimilarity, Similarity, usable_mask
 from tamis.selections._choice import Choice, Request, chosen
 from tamis.selections._order import codes, proportional_turns
 
@@ -38,7 +38,7 @@ def request_for(
     for name, value in given.items():
         if value is not None and len(value) != n:
             raise RequestError(f"{name} has {len(value)} entries, but the pool has {n} rows")
-    mask = similarity.usable if similarity is not None else _bool_mask(usable, n)
+    mask = similarity.usable if similarity is not None else usable_mask(usable, n)
     numbers, names = (None, []) if sources is None else codes(np.asarray(sources))
     request = Request(
         n=n,
@@ -72,7 +72,7 @@ def _similarity(scores: Any, usable: Any) -> Similarity | None:
     if not isinstance(scores, Similarity):
         return _with_queries(ArraySimilarity(scores, usable))
     _with_queries(scores)
-    return scores if usable is None else scores.restrict(_bool_mask(usable, scores.n))
+    return scores if usable is None else scores.restrict(usable_mask(usable, scores.n))
 
 
 def _with_queries(similarity: Similarity) -> Similarity:
@@ -88,15 +88,6 @@ def _common_length(method: Method, given: dict[str, Any]) -> int:
     raise RequestError(
         f"{method.name} cannot tell how many rows there are: give scores, {', '.join(given)} or cost"
     )
-
-
-def _bool_mask(usable: Any, n: int) -> np.ndarray:
-    if usable is None:
-        return np.ones(n, bool)
-    mask = np.asarray(usable)
-    if mask.dtype != bool or mask.shape != (n,):
-        raise RequestError(f"usable must be ({n},) bool, one entry a pool row; got {mask.shape} {mask.dtype}")
-    return mask
 
 
 def _task_numbers(task_of: Any, similarity: Similarity | None) -> np.ndarray | None:

@@ -173,3 +173,27 @@ def test_a_query_row_without_words_stops_the_run(lab: Path, pool: Any, tmp_path:
     path.write_text(json.dumps(good) + "\n" + json.dumps(blank) + "\n")
     with pytest.raises(RequestError, match=r"1 of 2 rows have no ngrams vector, first .*q.jsonl:2"):
         tamis.select(pool, query={"q": path}, strategy="ngrams/top-k", budget=5, store=tmp_path / "store")
+
+
+def test_within_binds_the_length_matched_control_too(lab: Path, pool: Any) -> None:
+    reference, control = tamis.select(
+        pool,
+        query=_first(lab),
+        strategy=["ngrams/top-k", "random-length-matched"],
+        budget=40,
+        within="source",
+        store=lab / "store",
+    )
+    sources = [
+        np.bincount(pool.source_codes[s.positions], minlength=5).tolist() for s in (reference, control)
+    ]
+    assert sources[0] == sources[1]
+
+
+def test_the_bill_holds_reading_encoding_and_choosing(lab: Path, pool: Any, tmp_path: Path) -> None:
+    tamis.select(
+        pool, query=_first(lab), strategy="ngrams/top-k", budget=7, store=lab / "store", out=tmp_path
+    )
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert {pool.path.name, manifest["digest"], *manifest["subsets"][0]["signals"]} <= set(manifest["ledger"])
+    assert all(entry["seconds"] > 0 for entry in manifest["ledger"].values())
