@@ -6,6 +6,9 @@ padded   rows of like length side by side, padding on the right. Real tokens of 
          so there is no mask, and attention takes the fast causal kernel. The default on other devices.
 single   one row at a time.
 
+On a CPU the batches run side by side, one thread each (`threads`): small products and all the rest of a layer
+do not share out well over threads, whole batches do, and no result depends on the number of cores.
+
 Which one is used is decided by trying it on made-up rows against each of them alone, with this very model; a
 mode that does not agree is not used. What was found is in `mode` and `why`.
 """
@@ -14,8 +17,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -30,6 +35,8 @@ MODES = ("packed", "padded", "single")
 CPU_BATCH_TOKENS = 2048  # activations stay in the cache; 4,096 was 6 to 12 % slower
 _ATTENTION = "tamis_packed"
 _LENGTHS: ContextVar[tuple[int, ...]] = ContextVar("lengths of the packed rows")
+_LOCK = threading.Lock()
+_INSIDE: dict[int, tuple[int, list[tuple[Any, str]] | None]] = {}  # threads within, configurations' own
 _CHECK_LENGTHS = (7, 1, 40, 23, 64)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _WINDOW_MOST = 512  # longest sliding window that the check runs past
@@ -61,12 +68,47 @@ class Executor:
         Batches follow from the lengths and the budget alone. A batch's tensors should be reduced before the
         next is asked for.
         """
-        torch = need("torch", extra="lm")
         self.failed = {}
         lengths = [len(ids) for ids in sequences]
         if 0 in lengths:
             raise ValueError(f"sequence {lengths.index(0)} has no tokens")
-        waiting = deque(batches(range(len(lengths)), lengths, self.batch_tokens, self.mode))
+        plan = list(batches(range(len(lengths)), lengths, self.batch_tokens, self.mode))
+        yield from (self._side_by_side if self.lm.device == "cpu" else self._in_turn)(plan, sequences)
+
+    def _side_by_side(
+        self, plan: list[list[int]], sequences: Sequence[np.ndarray]
+    ) -> Iterator[list[tuple[int, Any]]]:
+        """Batches of `plan` in its order, as many at a time as torch has threads, which they share."""
+        torch = need("torch", extra="lm")
+        threads = torch.get_num_threads()
+        workers = min(threads, len(plan))
+        if workers <= 1:
+            yield from self._in_turn(plan, sequences)
+            return
+        waiting = deque(plan)
+        running: deque[tuple[list[int], Future[list[Any]]]] = deque()
+        share = threads // workers
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,))
+        try:
+            torch.set_num_threads(share)  # here too: an idle team of threads waits by spinning
+            while waiting or running:
+                while waiting and len(running) <= workers:
+                    rows = waiting.popleft()
+                    given = [sequences[row] for row in rows]
+                    running.append((rows, pool.submit(self._forward, given, self.mode)))
+                rows, result = running.popleft()
+                yield list(zip(rows, result.result(), strict=True))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+
+    def _in_turn(
+        self, plan: list[list[int]], sequences: Sequence[np.ndarray]
+    ) -> Iterator[list[tuple[int, Any]]]:
+        """Batches of `plan` one by one, smaller ones when memory runs out."""
+        torch = need("torch", extra="lm")
+        lengths = [len(ids) for ids in sequences]
+        waiting = deque(plan)
         while waiting:
             rows = waiting.popleft()
             try:
@@ -230,7 +272,27 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def attention_by_row(backbone: Any, lengths: tuple[int, ...]) -> Iterator[None]:
-    """Within the block, attention of `backbone` is over each of the packed rows of `lengths` alone."""
+    """Within the block, attention of `backbone` in this thread is over each of the packed rows of `lengths`
+    alone. Several threads may be inside at once; the model's own attention is back when the last has left."""
+    token = _LENGTHS.set(lengths)
+    try:
+        with _LOCK:
+            users, before = _INSIDE.get(id(backbone), (0, None))
+            _INSIDE[id(backbone)] = users + 1, before or _switched(backbone)
+        yield
+    finally:
+        _LENGTHS.reset(token)
+        with _LOCK:
+            users, before = _INSIDE.pop(id(backbone), (0, None))
+            if users > 1:
+                _INSIDE[id(backbone)] = users - 1, before
+            else:
+                for config, name in before or []:
+                    config._attn_implementation = name
+
+
+def _switched(backbone: Any) -> list[tuple[Any, str]]:
+    """Attention by row put into every configuration of `backbone`; gives the configurations' own."""
     need("transformers", extra="lm")
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -238,15 +300,14 @@ def attention_by_row(backbone: Any, lengths: tuple[int, ...]) -> Iterator[None]:
         ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)
     configs = {id(module.config): module.config for module in backbone.modules() if hasattr(module, "config")}
     before = [(config, config._attn_implementation) for config in configs.values()]
-    token = _LENGTHS.set(lengths)
     try:
-        for config in configs.values():
+        for config, _ in before:
             config._attn_implementation = _ATTENTION
-        yield
-    finally:
-        _LENGTHS.reset(token)
+    except Exception:
         for config, name in before:
             config._attn_implementation = name
+        raise
+    return before
 
 
 def _attend(
