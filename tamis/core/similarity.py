@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from tamis.core.errors import RequestError
+from tamis.core.vectors import DenseVectors, SparseVectors, Vectors, by_shard, opened
 
 BLOCK_BYTES = 32 << 20
 MAX_BLOCK_ROWS = 8192
@@ -179,7 +180,7 @@ class FeatureSimilarity:
         d = self.queries.shape[1]
         sizes = []
         for number, shard in enumerate(shards):
-            rows = _opened(shard)
+            rows = opened(shard)
             if rows.ndim != 2 or rows.shape[1] != d or rows.dtype not in (np.float16, np.float32):
                 raise RequestError(
                     f"feature shard {number} must be (rows, {d}) float16 or float32 to match the queries; "
@@ -204,7 +205,7 @@ class FeatureSimilarity:
         # Rows by queries in memory: reductions over the queries of a row then run along contiguous numbers.
         scores = np.empty((self.block_rows, self.m), np.float32)
         for offset, shard in zip(self.starts[:-1], self.shards, strict=True):
-            stored = _opened(shard)
+            stored = opened(shard)
             for first in range(0, len(stored), self.block_rows):
                 part = stored[first : first + self.block_rows]
                 start, rows = int(offset) + first, len(part)
@@ -221,8 +222,8 @@ class FeatureSimilarity:
 
     def columns(self, positions: np.ndarray) -> np.ndarray:
         out = np.empty((self.m, len(positions)), np.float32)
-        for shard, inside, where in _by_shard(self.starts, positions):
-            stored = _opened(self.shards[shard])
+        for shard, inside, where in by_shard(self.starts, positions):
+            stored = opened(self.shards[shard])
             for first in range(0, len(inside), self.block_rows):
                 rows = np.asarray(stored[inside[first : first + self.block_rows]], np.float32)
                 with np.errstate(invalid="ignore", over="ignore"):
@@ -233,21 +234,10 @@ class FeatureSimilarity:
     def restrict(self, mask: np.ndarray) -> FeatureSimilarity:
         return _restricted(self, mask)
 
-
-def _opened(shard: np.ndarray | str | Path) -> np.ndarray:
-    if isinstance(shard, np.ndarray):
-        return shard
-    mapped: np.ndarray = np.load(shard, mmap_mode="r", allow_pickle=False)
-    return mapped
-
-
-def _by_shard(starts: np.ndarray, positions: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(shard, rows inside it, where they stand in `positions`) for the shards that are touched."""
-    wanted = np.asarray(positions, np.int64)
-    shard_of = np.searchsorted(starts, wanted, side="right") - 1
-    for shard in np.unique(shard_of):
-        where = np.flatnonzero(shard_of == shard)
-        yield int(shard), wanted[where] - starts[shard], where
+    @property
+    def vectors(self) -> Vectors:
+        """The pool rows' vectors."""
+        return DenseVectors(self.shards)
 
 
 class SparseSimilarity:
@@ -290,12 +280,17 @@ class SparseSimilarity:
 
     def columns(self, positions: np.ndarray) -> np.ndarray:
         out = np.empty((self.m, len(positions)), np.float32)
-        for shard, inside, where in _by_shard(self.starts, positions):
+        for shard, inside, where in by_shard(self.starts, positions):
             out[:, where] = self._product(self.shards[shard][inside]).T
         return out
 
     def restrict(self, mask: np.ndarray) -> SparseSimilarity:
         return _restricted(self, mask)
+
+    @property
+    def vectors(self) -> Vectors:
+        """The pool rows' vectors."""
+        return SparseVectors(self.shards)
 
     def _product(self, rows: Any) -> np.ndarray:
         product = rows.astype(np.float32) @ self.queries.T

@@ -11,6 +11,7 @@ from scipy.sparse import csr_array, vstack
 
 from tamis.core.errors import RequestError
 from tamis.core.similarity import BLOCK_BYTES, MAX_BLOCK_ROWS, forget_pages
+from tamis.core.vectors import by_shard, stacked
 
 if TYPE_CHECKING:
     from tamis.representations.ngrams import Config
@@ -73,19 +74,48 @@ class NgramSimilarity:
         """Scores (m, k) of the pool rows at `positions`, to the bit those of the blocks."""
         wanted = np.asarray(positions, dtype=np.int64)
         scores = np.empty((self.m, len(wanted)), dtype=np.float32)
-        shard_of = np.searchsorted(self.starts, wanted, side="right") - 1
-        for shard in np.unique(shard_of):
-            where = np.flatnonzero(shard_of == shard)
-            scores[:, where] = self._scores(self.pool[shard], wanted[where] - self.starts[shard])
+        for shard, inside, where in by_shard(self.starts, wanted):
+            scores[:, where] = self._scores(self.pool[shard], inside)
         return scores
 
     def restrict(self, mask: np.ndarray) -> NgramSimilarity:
         """The same scores with only the rows of `mask` (n,) bool left usable."""
         return replace(self, usable=self.usable & mask)
 
+    @property
+    def vectors(self) -> NgramVectors:
+        """The pool rows' weighted counts."""
+        return NgramVectors(self.pool, self.idf, self.config, self.starts)
+
     def _scores(self, shard: Shard, rows: np.ndarray) -> np.ndarray:
         weights = weighted(_taken(shard, rows), self.idf, self.config)
         return np.concatenate([group.products(weights) for group in self.groups], axis=1).T
+
+
+@dataclass(frozen=True, eq=False)
+class NgramVectors:
+    """Weighted counts of pool rows as sparse unit vectors in d = D dimensions, weighted when taken."""
+
+    pool: tuple[Shard, ...]
+    idf: np.ndarray
+    config: Config
+    starts: np.ndarray
+
+    @property
+    def n(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def d(self) -> int:
+        return self.config.buckets
+
+    def take(self, positions: np.ndarray) -> csr_array:
+        """Rows at `positions` (k,), (k, D) float32."""
+        parts, order = [], [np.zeros(0, np.int64)]
+        for shard, inside, where in by_shard(self.starts, positions):
+            parts.append(weighted(_taken(self.pool[shard], inside), self.idf, self.config))
+            order.append(where)
+        return stacked(parts, order, self.d)
 
 
 def document_frequencies(shards: Sequence[Shard], buckets: int) -> np.ndarray:

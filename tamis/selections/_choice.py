@@ -10,6 +10,7 @@ import numpy as np
 
 from tamis.core.errors import RequestError
 from tamis.core.similarity import Similarity
+from tamis.core.vectors import Vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +19,7 @@ class Request:
 
     `task_of` (m,) holds task numbers by first appearance; `sources` (n,) source numbers by first appearance
     and `source_names` their labels; `lengths` (n,) numbers; `reference` positions of the subset to match;
-    `vectors` (n, d); `ids` (n,).
+    `vectors` of the rows, read by position; `ids` (n,).
     """
 
     n: int
@@ -29,7 +30,7 @@ class Request:
     source_names: Sequence[object] = ()
     lengths: np.ndarray | None = None
     reference: np.ndarray | None = None
-    vectors: np.ndarray | None = None
+    vectors: Vectors | None = None
     ids: np.ndarray | None = None
     seed: int = 0
 

@@ -11,6 +11,7 @@ import numpy as np
 from tamis.core.errors import RequestError
 from tamis.core.method import Method
 from tamis.core.similarity import ArraySimilarity, Similarity, usable_mask
+from tamis.core.vectors import vectors_of
 from tamis.selections._choice import Choice, Request, chosen
 from tamis.selections._order import codes, proportional_turns
 
@@ -32,8 +33,11 @@ def request_for(
     also: dict[str, Any],
 ) -> Request:
     """The checked request. `also` names further (n,) inputs, which must have as many entries as the pool."""
-    given = {"sources": sources, "lengths": lengths, "ids": ids, "usable": usable, "vectors": vectors, **also}
     similarity = _similarity(scores, usable)
+    rows = vectors_of(getattr(similarity, "vectors", None) if vectors is None else vectors)
+    given = {"sources": sources, "lengths": lengths, "ids": ids, "usable": usable, **also}
+    if rows is not None:
+        given["vectors"] = range(rows.n)
     n = similarity.n if similarity is not None else _common_length(method, given)
     for name, value in given.items():
         if value is not None and len(value) != n:
@@ -49,7 +53,7 @@ def request_for(
         source_names=names,
         lengths=checked_numbers("lengths", lengths),
         reference=_positions(reference, n),
-        vectors=None if vectors is None else np.asarray(vectors),
+        vectors=rows,
         ids=None if ids is None else np.asarray(ids),
         seed=seed,
     )

@@ -111,6 +111,13 @@ def resolve(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | No
     return found
 
 
+def _can_use(selection: Method, kind: str) -> bool:
+    """Whether a selection works on a signal of this kind: a score has no vectors of rows."""
+    if kind == "score" and "vectors" in selection.needs:
+        return False
+    return "similarity" in selection.needs or "vectors" in selection.needs
+
+
 def _resolve_one(
     name: str, table: Mapping[str, dict[str, Any]], settings: Mapping[str, Mapping[str, Any]]
 ) -> Strategy:
@@ -135,7 +142,7 @@ def _resolve_one(
     if signal not in REPRESENTATIONS and signal not in SCORES:
         raise unknown_name("signal", signal, [*REPRESENTATIONS, *SCORES])
     kind = "representation" if signal in REPRESENTATIONS else "score"
-    usable = [method.name for method in SELECTIONS.values() if "similarity" in method.needs]
+    usable = [method.name for method in SELECTIONS.values() if _can_use(method, kind)]
     if selection not in usable:
         raise RequestError(
             f"{name}: {selection!r} cannot use the {kind} {signal!r}; these can: {', '.join(usable)}"

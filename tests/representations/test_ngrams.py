@@ -344,6 +344,10 @@ def test_columns_equal_the_blocks_and_restrict_only_hides():
     positions = np.array([7, 0, 4, 0, 3])
     np.testing.assert_array_equal(found.columns(positions), full(found)[:, positions])
     assert found.columns(np.array([], int)).shape == (2, 0)
+    rows = found.vectors.take(positions)
+    np.testing.assert_allclose((rows @ rows.T).toarray().diagonal(), [1, 1, 1, 1, 0], atol=1e-6)
+    everything = found.vectors.take(np.arange(found.n)).toarray()
+    np.testing.assert_array_equal(rows.toarray(), everything[positions])
     mask = np.arange(8) < 3
     restricted = found.restrict(mask)
     np.testing.assert_array_equal(restricted.usable, found.usable & mask)
