@@ -16,8 +16,10 @@ from tamis.core.digest import digest
 from tamis.core.errors import RequestError
 from tamis.core.files import remove_dead, replacing
 from tamis.study.budget import Budget, parse_budget
+from tamis.study.diagnostics import add_diagnostics
 from tamis.study.manifest import begin_manifest, finish_manifest
 from tamis.study.signals import Settings, Signal, prepared, signal_of
+from tamis.study.stored import keep_subset
 from tamis.study.strategies import Strategy, resolve
 from tamis.study.subset import NO_TOKENS, Subset
 from tamis.study.summary import Rendering, summarise
@@ -162,6 +164,12 @@ def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
         subsets += chosen
     order = {strategy.name: i for i, strategy in enumerate(request.strategies)}
     subsets.sort(key=lambda subset: order[subset.strategy.name])
+    with booked(request.settings.store, "subset", name, "diagnostics") as entry:
+        within = None if request.within is None else np.asarray(pool.source_codes)
+        add_diagnostics(subsets, signals, request.seed, within)
+        entry["rows"] = sum(map(len, subsets))
+    for subset in subsets:
+        keep_subset(subset, request.settings.store, recipe, signals[subset.strategy.name].digests)
     if out is not None:
         for subset in subsets:
             subset.write(out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,7 @@ class Subset:
     task: np.ndarray  # object: name of the task, "" if none
     query: np.ndarray  # int32 row of the task's query set that chose it, −1 if none
     tokens: np.ndarray  # int32 rendered tokens after truncation, −1 where nothing was rendered
-    facts: Mapping[str, Any]  # counts, shares, lengths, warnings: see summary.py
+    facts: dict[str, Any]  # counts, shares, lengths, warnings: see summary.py and diagnostics.py
     folder: Path | None = None
 
     def __len__(self) -> int:
