@@ -69,6 +69,8 @@ def keep_subset(subset: Subset, store: Path, recipe: Mapping[str, Any], signals:
     own = {key: value for key, value in recipe.items() if key not in ("strategies", "budgets")}
     if not set(method.needs) <= {"similarity", "vectors", "sources"}:
         own["beside"] = recipe["strategies"]
+    elif not subset.strategy.needs_query:
+        own["queries"] = {}
     if not method.nested:
         own["budgets"] = recipe["budgets"]
     own |= {

@@ -1,0 +1,79 @@
+"""Subsets kept in the store: found again, named by what determines them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tamis
+from tamis.study.stored import stored_subsets
+
+
+@pytest.fixture
+def pool_file(tmp_path: Path) -> Path:
+    words = ["red", "green", "blue", "black", "white"]
+    rows = [
+        {"instruction": f"name {words[i % 5]} thing {i}", "output": f"{words[i % 5]} {'x ' * i}"}
+        for i in range(30)
+    ]
+    path = tmp_path / "pool.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return path
+
+
+def test_every_subset_is_kept_as_it_was_chosen(pool_file: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    pool = tamis.read_pool([pool_file], store=store)
+    query = tmp_path / "q.jsonl"
+    query.write_text(json.dumps({"instruction": "name blue thing", "output": "blue"}) + "\n")
+    subsets = tamis.select(
+        pool, query={"t": query}, strategy=["ngrams/top-k", "random"], budget=[3, 6], store=store
+    )
+    kept = stored_subsets(store, pool.digest)
+    assert len(kept) == 4 and stored_subsets(store, "other") == []
+    by_name = {(one.strategy, one.budget): one for one in kept}
+    for subset in subsets:
+        found = by_name[subset.strategy.name, subset.budget.folder]
+        np.testing.assert_array_equal(found.positions, subset.positions)
+        np.testing.assert_array_equal(found.score, subset.score)
+        assert found.task == subset.task.tolist()
+        assert found.seed == 0
+    assert by_name["ngrams/top-k", "3"].signals and not by_name["random", "3"].signals
+
+    # The random draw does not depend on what else was asked for; it is the same stored thing.
+    tamis.select(pool, strategy="random", budget=3, store=store)
+    assert len(stored_subsets(store, pool.digest)) == 4
+    tamis.select(pool, strategy="random", budget=3, seed=1, store=store)
+    assert len(stored_subsets(store, pool.digest)) == 5
+
+
+def test_overlap_and_distances_are_in_the_facts(pool_file: Path, tmp_path: Path) -> None:
+    pool = tamis.read_pool([pool_file], store=tmp_path / "store")
+    queries = tmp_path / "q.jsonl"
+    rows = [{"instruction": f"name {word} thing", "output": word} for word in ("blue", "red")]
+    queries.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    chosen, random = tamis.select(
+        pool,
+        query={"t": queries},
+        strategy=["ngrams/round-robin", "random"],
+        budget=6,
+        store=tmp_path / "store",
+    )
+    found = chosen.facts["diagnostics"]
+    assert found["representation"] == "ngrams"
+    assert found["subset_to_query"] < found["random"]["subset_to_query"]
+    assert found["wasserstein"]["value"] < found["random"]["wasserstein"]["value"]
+    assert found["stability"]["draws"] == diagnostics_draws()
+    (other,) = found["overlap"]
+    assert (other["strategy"], other["rows"]) == ("random", 6)
+    assert other["shared"] == len(set(chosen.positions) & set(random.positions))
+    assert "subset_to_query" not in random.facts["diagnostics"]
+
+
+def diagnostics_draws() -> int:
+    from tamis.study.diagnostics import RESAMPLED
+
+    return RESAMPLED
