@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,18 @@ from tamis.models.render import Renderer
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
+
+
+def rendering_recipe(renderer: Renderer, pool: str, rows: int) -> dict[str, Any]:
+    """Everything that determines the rendered lengths of the pool with digest `pool`."""
+    return {
+        "method": "lengths",
+        "version": 1,
+        "renderer": renderer.recipe,
+        "pool": pool,
+        "rows": rows,
+        "shard_rows": shard_rows_of(rows),
+    }
 
 
 def rendered_lengths(
@@ -34,14 +46,7 @@ def rendered_lengths(
     """
     lm = load_model(model, device="cpu", remote_code=remote_code, tokenizer_only=True)
     renderer = Renderer(lm.tokenizer, template, max_tokens)
-    recipe = {
-        "method": "lengths",
-        "version": 1,
-        "renderer": renderer.recipe,
-        "pool": pool.digest,
-        "rows": len(pool),
-        "shard_rows": shard_rows_of(len(pool)),
-    }
+    recipe = rendering_recipe(renderer, pool.digest, len(pool))
     bounds = shard_bounds(len(pool))
     thing = Store(store).open("rendering", recipe, len(bounds))
     with progress(len(pool), "rows", "render", quiet) as advance:

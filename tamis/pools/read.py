@@ -22,7 +22,7 @@ from tamis.core.store import Store, Thing
 from tamis.pools import _workers
 from tamis.pools._workers import Plan
 from tamis.pools.containers import container_of
-from tamis.pools.inputs import Input, first_items, parse, unwrapped
+from tamis.pools.inputs import Input, Segment, first_items, parse, unwrapped
 from tamis.pools.map_file import Map, read_map
 from tamis.pools.mapping import Rule, renamed
 from tamis.pools.merge import copy_rejected, merge, reports
@@ -60,13 +60,8 @@ def read_pool(
     may repeat.
     """
     root = Store(store)
-    found = origins(paths, root.root)
-    files = _looked_at(found, read_map(map))
-    contents = [content_of(Path(file.path), file.kind == "jsonl" and file.codec is None) for file in files]
-    files = [_with_content(file, content) for file, content in zip(files, contents, strict=True)]
-    tasks = cut(files, contents)
-    recipe = _recipe(files, merge_duplicates)
-    thing = root.open("pool", recipe, shards=len(tasks))
+    files, tasks, thing = find_pool(paths, map=map, merge_duplicates=merge_duplicates, store=store)
+    recipe = thing.recipe
     if thing.state != "complete":
         plan = Plan(str(root.root), recipe, files, tasks)
         with booked(root.root, "pool", thing.digest, "read") as entry:
@@ -79,6 +74,24 @@ def read_pool(
     if rejected is not None:
         copy_rejected(thing, files, Path(rejected))
     return Pool(thing.folder, reports(facts, files))
+
+
+def find_pool(
+    paths: str | Path | Iterable[str | Path],
+    *,
+    map: str | Path | Mapping[str, str] | None = None,
+    merge_duplicates: bool = True,
+    store: str | Path = ".tamis",
+) -> tuple[list[Input], list[list[Segment]], Thing]:
+    """Files, their shards, and the stored pool that they are or would become, in whatever state; the files
+    are looked at and hashed, but no row is read. Raises what `read_pool` raises for files it cannot read."""
+    root = Store(store)
+    found = origins(paths, root.root)
+    files = _looked_at(found, read_map(map))
+    contents = [content_of(Path(file.path), file.kind == "jsonl" and file.codec is None) for file in files]
+    files = [_with_content(file, content) for file, content in zip(files, contents, strict=True)]
+    tasks = cut(files, contents)
+    return files, tasks, root.open("pool", _recipe(files, merge_duplicates), shards=len(tasks))
 
 
 def _recipe(files: Sequence[Input], merge_duplicates: bool) -> dict[str, Any]:
