@@ -41,9 +41,9 @@ import numpy as np
 
 from tamis.core.method import Method
 from tamis.core.status import code
+from tamis.core.words import TOKENS, is_term, splitter
 from tamis.representations._context import Context, Encoded
 from tamis.representations._ngram_similarity import WEIGHTINGS, counts_matrix, similarity
-from tamis.representations._ngram_tokens import TOKENS, is_term, splitter
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Message

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from tamis.core import similarity as core
 from tamis.core.errors import RequestError
 from tamis.core.status import code
+from tamis.core.words import splitter
 from tamis.representations import _ngram_similarity as private
 from tamis.representations._context import Context
-from tamis.representations._ngram_tokens import splitter
 from tamis.representations.ngrams import METHOD, Config, bucket_of, counts_matrix, prepare, similarity
 from tests.conftest import shared
 

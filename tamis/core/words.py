@@ -1,4 +1,4 @@
-"""Cutting text into words and punctuation, for n-grams."""
+"""Cutting text into words and punctuation, for n-grams and shingles."""
 
 from __future__ import annotations
 
