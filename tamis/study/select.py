@@ -15,6 +15,7 @@ from tamis.core.cost import booked
 from tamis.core.digest import digest
 from tamis.core.errors import RequestError
 from tamis.core.files import remove_dead, replacing
+from tamis.study._report_views import write_views
 from tamis.study.budget import Budget, parse_budget
 from tamis.study.diagnostics import add_diagnostics
 from tamis.study.manifest import begin_manifest, finish_manifest
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tamis.pools.pool import Pool
 
 LENGTH_MATCHED = "random-length-matched"
+NEXT = 5  # rows beyond a budget that a report shows
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
     if out is not None:
         for subset in subsets:
             subset.write(out)
+        write_views(out, subsets, signals, request.queries, request.seed)
         rendered = () if rendering is None else (rendering.digest,)
         finish_manifest(out, name, recipe, pool, request, signals, subsets, rendered)
         remove_dead(out)
@@ -224,34 +227,49 @@ def _choose(
     """All budgets of one strategy; of one order, so that those of one unit are nested prefixes."""
     from tamis.selections import choose_ranked
 
-    found: dict[Budget, Any] = {}
+    found: dict[Budget, tuple[Any, Any]] = {}
     tokens = None if rendering is None else rendering.tokens
     for by_tokens in (False, True):
         budgets = [budget for budget in request.budgets if (budget.unit == "tokens") == by_tokens]
         limits = [int(b.amount) if by_tokens else b.rows_of(len(pool)) for b in budgets]
         if not budgets:
             continue
+        given = {
+            **_inputs(pool, request, strategy, signal, tokens, made, budgets[int(np.argmax(limits))]),
+            **_parameters(request, strategy),
+            "cost": tokens if by_tokens else None,
+            "seed": request.seed,
+            "usable": signal.usable,
+        }
+        limit = max(limits) + (NEXT if _goes_on(request, strategy, by_tokens) else 0)
         choice = choose_ranked(
             strategy.selection,
             signal.source,
-            max(limits),
-            cost=tokens if by_tokens else None,
-            seed=request.seed,
-            allow_underflow=request.allow_underflow,
-            usable=signal.usable,
-            **_inputs(pool, request, strategy, signal, tokens, made, budgets[int(np.argmax(limits))]),
-            **_parameters(request, strategy),
+            limit,
+            allow_underflow=request.allow_underflow or limit > max(limits),
+            **given,
         )
+        if len(choice) < max(limits) < limit and not request.allow_underflow:
+            # Too few: asked for again without the rows beyond, it says so.
+            choice = choose_ranked(strategy.selection, signal.source, max(limits), **given)
         spent = (
             np.cumsum(tokens[choice.positions], dtype=np.int64) if by_tokens and tokens is not None else None
         )
         for budget, limit in zip(budgets, limits, strict=True):
             rows = limit if spent is None else int(np.searchsorted(spent, limit, side="right"))
-            found[budget] = choice.take(slice(0, rows))
+            following = choice.take(slice(rows, rows + NEXT))
+            after = (following.positions, following.gain) if strategy.methods()[-1].nested else None
+            found[budget] = (choice.take(slice(0, rows)), after)
     return [
-        _subset(pool, request, strategy, budget, signal, found[budget], rendering, out)
+        _subset(pool, request, strategy, budget, signal, *found[budget], rendering, out)
         for budget in request.budgets
     ]
+
+
+def _goes_on(request: Request, strategy: Strategy, by_tokens: bool) -> bool:
+    """Whether rows beyond the largest budget can be asked for without changing those within it."""
+    method = strategy.methods()[-1]
+    return method.nested and not by_tokens and request.within is None and "reference" not in method.needs
 
 
 def _parameters(request: Request, strategy: Strategy) -> dict[str, Any]:
@@ -294,6 +312,7 @@ def _subset(
     budget: Budget,
     signal: Signal,
     choice: Any,
+    following: tuple[np.ndarray, np.ndarray] | None,
     rendering: Rendering | None,
     out: Path | None,
 ) -> Subset:
@@ -315,8 +334,9 @@ def _subset(
     if rendering is not None:
         chosen = rendering.tokens[choice.positions]
     subset = Subset(
-        strategy, budget, request.seed, pool, choice.positions, choice.gain, task, query, chosen, facts
-    )
+        strategy, budget, request.seed, pool, choice.positions, choice.gain, task, query, chosen, facts,
+        following=following,
+    )  # fmt: skip
     if out is None:
         return subset
     return Subset(**{**vars(subset), "folder": out / subset.relative})

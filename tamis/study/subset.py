@@ -37,6 +37,7 @@ class Subset:
     tokens: np.ndarray  # int32 rendered tokens after truncation, −1 where nothing was rendered
     facts: dict[str, Any]  # counts, shares, lengths, warnings: see summary.py and diagnostics.py
     folder: Path | None = None
+    following: tuple[np.ndarray, np.ndarray] | None = None  # the next rows of the order and their gains
 
     def __len__(self) -> int:
         return len(self.positions)

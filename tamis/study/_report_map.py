@@ -1,0 +1,129 @@
+"""A 2-D view of pool rows, queries and a subset: the first two principal components of a pool sample.
+
+Fitted on a uniform sample of usable pool rows, centred, dense or sparse; other rows are projected on it. The
+axes are solved for by Lanczos iterations on the centred sample, so sparse rows stay sparse. Queries need no
+vectors of their own: with sample rows X, q · axis follows from q · Xᵀ, which is their similarity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tamis.core.similarity import Similarity
+from tamis.selections._order import hashed
+
+POOL_ROWS = 2000  # of the sample that the plane is fitted on
+SUBSET_ROWS = 1000
+QUERIES = 500
+_COLUMNS = 256  # similarities of this many sample rows are in memory at a time
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of a map. `kind`: pool, subset or query; `row`: position in the pool, rank, or query number."""
+
+    kind: np.ndarray  # object (p,)
+    row: np.ndarray  # int64 (p,)
+    xy: np.ndarray  # float32 (p, 2)
+    share: tuple[float, float]  # of the pool sample's variance, by axis
+    of_rows: int  # usable pool rows that were sampled from
+    of_subset: int
+    of_queries: int
+
+
+def sampled(n: int, size: int, seed: int, purpose: str) -> np.ndarray:
+    """`size` of the numbers below n, ascending, drawn by a seeded hash; all of them where n is smaller."""
+    order = np.argsort(hashed(n, seed, purpose), kind="stable")
+    return np.sort(order[:size])
+
+
+def plane_of(similarity: Similarity, seed: int) -> Plane | None:
+    """The plane of a pool sample; None where there are no vectors, or too few or too equal rows."""
+    vectors = getattr(similarity, "vectors", None)
+    usable = np.flatnonzero(similarity.usable)
+    if vectors is None or len(usable) < 4:
+        return None
+    rows = usable[sampled(len(usable), POOL_ROWS, seed, "map rows")]
+    taken = vectors.take(rows)
+    mean = np.asarray(taken.mean(axis=0), np.float64).ravel()
+    squares = (
+        taken.multiply(taken).sum() if hasattr(taken, "multiply") else np.square(taken, dtype=float).sum()
+    )
+    total = float(squares) - len(rows) * float(mean @ mean)
+    if not np.isfinite(total) or total <= 1e-6 * float(squares):
+        return None
+    return _solved(taken, mean, total, rows, len(usable), vectors)
+
+
+def _solved(
+    taken: Any, mean: np.ndarray, total: float, rows: np.ndarray, of_rows: int, vectors: Any
+) -> Plane | None:
+    from scipy.sparse.linalg import LinearOperator, svds
+
+    if min(taken.shape) < 3:
+        return None
+    ones = np.ones(len(rows))
+    centred = LinearOperator(
+        taken.shape,
+        matvec=lambda v: taken @ v.ravel() - ones * (mean @ v.ravel()),
+        rmatvec=lambda u: taken.T @ u.ravel() - mean * u.sum(),
+        dtype=np.float64,
+    )
+    start = np.random.default_rng(0).standard_normal(min(taken.shape))
+    left, values, right = svds(centred, k=2, v0=start, tol=1e-6)
+    order = np.argsort(-values)
+    left, values, axes = left[:, order], values[order], right[order].T
+    if values[1] <= 1e-9 * values[0]:
+        return None
+    # The sign of an axis is arbitrary: its largest coordinate in the sample is made positive.
+    sign = np.sign(left[np.argmax(np.abs(left), axis=0), [0, 1]])
+    share = (float(values[0] ** 2 / total), float(values[1] ** 2 / total))
+    return Plane(rows, of_rows, left * sign, values, axes * sign, mean, share, vectors)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Two axes (d, 2) through the mean of a pool sample at `rows`; `left` and `values` its singular pairs."""
+
+    rows: np.ndarray
+    of_rows: int
+    left: np.ndarray
+    values: np.ndarray
+    axes: np.ndarray
+    mean: np.ndarray
+    share: tuple[float, float]
+    vectors: Any
+
+    def points(self, similarity: Similarity, positions: np.ndarray, seed: int) -> Points:
+        """The sample, the queries and the rows at `positions`, each at most so many as the constants say."""
+        ranks = sampled(len(positions), SUBSET_ROWS, seed, "map subset")
+        queries = sampled(similarity.m, QUERIES, seed, "map queries")
+        chosen = np.asarray(self.vectors.take(positions[ranks]) @ self.axes) - self.mean @ self.axes
+        parts = {
+            "pool": (self.rows, self.left * self.values),
+            "subset": (ranks, chosen),
+            "query": (queries, self._queries(similarity)[queries]),
+        }
+        xy = np.concatenate([part for _, part in parts.values()])
+        return Points(
+            np.concatenate([np.full(len(row), kind, object) for kind, (row, _) in parts.items()]),
+            np.concatenate([row for row, _ in parts.values()]).astype(np.int64),
+            (np.round(xy / np.abs(xy).max(), 4) + 0.0).astype(np.float32),
+            self.share,
+            self.of_rows,
+            len(positions),
+            similarity.m,
+        )
+
+    def _queries(self, similarity: Similarity) -> np.ndarray:
+        """(m, 2): with centred rows X = U Σ Vᵀ, v = Xᵀ u / σ, hence q · v = (q · Xᵀ) u / σ."""
+        found = np.zeros((similarity.m, 2))
+        # The columns of U sum to zero, so centring the rows of X changes nothing here.
+        for start in range(0, len(self.rows), _COLUMNS):
+            part = slice(start, start + _COLUMNS)
+            found += similarity.columns(self.rows[part]) @ self.left[part]
+        projected: np.ndarray = found / self.values - self.mean @ self.axes
+        return projected
