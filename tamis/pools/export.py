@@ -7,6 +7,7 @@
     parquet    id, source, messages and the given columns (rank, score, …) of every row
     hf         the same as a folder for `datasets.load_from_disk`
     ids        id, source and the given columns as CSV, without any text
+    llamafactory, axolotl, trl   a folder with the rows and what makes that trainer read them (trainers.py)
 
 Rows stand in the order of the positions. Each of the formats with text is read back by `read_pool` as the
 same ids. A row that a format cannot hold stops the export before anything is written under the name that
@@ -31,6 +32,7 @@ import pyarrow.parquet as pq
 from tamis.core.errors import RequestError, unknown_name
 from tamis.core.extras import need
 from tamis.core.files import replacing
+from tamis.pools import trainers
 from tamis.pools.identity import hex_ids
 from tamis.pools.pool import Message, Pool
 
@@ -176,6 +178,18 @@ def _cell(value: Any) -> Any:
     return "" if isinstance(value, float) and math.isnan(value) else value
 
 
+def _write_rows(
+    pool: Pool, at: np.ndarray, convert: Callable[[list[Message]], dict[str, Any]], path: Path
+) -> None:
+    _write_lines(_objects(pool, at, convert), path)
+
+
+def _for_trainer(
+    write: Callable[[Pool, np.ndarray, Path, trainers.Rows], None],
+) -> Callable[[Pool, np.ndarray, Mapping[str, Any], Path], None]:
+    return lambda pool, at, columns, path: write(pool, at, path, _write_rows)
+
+
 FORMATS: dict[str, Callable[[Pool, np.ndarray, Mapping[str, Any], Path], None]] = {
     "original": _write_original,
     "messages": _write_messages,
@@ -184,5 +198,8 @@ FORMATS: dict[str, Callable[[Pool, np.ndarray, Mapping[str, Any], Path], None]] 
     "parquet": _write_parquet,
     "hf": _write_hf,
     "ids": _write_ids,
+    "llamafactory": _for_trainer(trainers.write_llamafactory),
+    "axolotl": _for_trainer(trainers.write_axolotl),
+    "trl": _for_trainer(trainers.write_trl),
 }
 """Writers by the name of their format."""

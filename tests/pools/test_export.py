@@ -31,7 +31,10 @@ def pool(tmp_path: Path) -> Pool:
     return read_pool(rows, store=tmp_path / "store")
 
 
-@pytest.mark.parametrize("fmt", [name for name in FORMATS if name != "ids"])
+TRAINERS = ("llamafactory", "axolotl", "trl")  # folders: see test_trainers.py
+
+
+@pytest.mark.parametrize("fmt", [name for name in FORMATS if name not in ("ids", *TRAINERS)])
 def test_formats_are_read_back_as_the_same_ids(fmt: str, pool: Pool, tmp_path: Path) -> None:
     if fmt == "hf":
         pytest.importorskip("datasets")
