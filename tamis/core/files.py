@@ -19,6 +19,17 @@ from tamis.core.errors import RunError
 TEMPORARY = ".tmp"
 
 
+def read_json(path: Path) -> Any:
+    """The JSON of a file that tamis wrote; a damaged one is a `RunError` that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(
+            f"{path}: damaged, not readable as JSON ({error}); remove {path.parent} and run the command that "
+            "made it again"
+        ) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable (a rename is not, until its folder is synced)."""
     handle = os.open(folder, os.O_RDONLY)

@@ -32,7 +32,7 @@ import numpy as np
 
 from tamis.core.digest import digest, file_digest
 from tamis.core.errors import RunError
-from tamis.core.files import replacing, sync_folder, write_array, write_json
+from tamis.core.files import read_json, replacing, sync_folder, write_array, write_json
 
 SCHEMA = 1
 _SHARDS = 256
@@ -158,11 +158,11 @@ class Thing:
 
     def _write_meta(self, summary: Mapping[str, Any]) -> None:
         if (self.part / "meta.json").exists():  # killed between the two writes: only the tidying is due
-            known = set(json.loads((self.part / "meta.json").read_text())["files"])
+            known = set(read_json(self.part / "meta.json")["files"])
         else:
             files: dict[str, Any] = {}
             for shard in range(self.shards):
-                files.update(json.loads((self.part / f"{shard:05d}.json").read_text()))
+                files.update(read_json(self.part / f"{shard:05d}.json"))
             for path in sorted(self.part.iterdir()):
                 own = path.name.startswith(".") or path.name == "recipe.json"
                 if not own and path.name not in files and not path.name[:5].isdigit():
@@ -190,7 +190,7 @@ class Thing:
         """`meta.json` of a complete thing."""
         if self.state != "complete":
             raise RunError(f"{self.folder}: not complete ({self.state}); run the command that makes it again")
-        meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text())
+        meta: dict[str, Any] = read_json(self.folder / "meta.json")
         return meta
 
     @property
@@ -256,7 +256,7 @@ class Store:
         for folder in sorted(self.root.glob("*/*")):
             if not folder.is_dir() or folder.suffix in (".part", ".claims"):
                 continue
-            meta = json.loads((folder / "meta.json").read_text())
+            meta = read_json(folder / "meta.json")
             for name, entry in meta["files"].items():
                 path = folder / name
                 if not path.exists():

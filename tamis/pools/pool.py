@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tamis.core.errors import RequestError
+from tamis.core.files import read_json
 from tamis.pools.identity import ID_BYTES, hex_ids
 
 _OPEN_FILES = 16
@@ -71,7 +71,7 @@ class Pool:
         meta = self.path / "meta.json"
         if not meta.exists():
             raise RequestError(f"{folder}: no stored pool here; read it again with tamis.read_pool")
-        self._facts: dict[str, Any] = json.loads(meta.read_text(encoding="utf-8"))["summary"]
+        self._facts: dict[str, Any] = read_json(meta)["summary"]
         self.files = list(files or (FileReport(**report) for report in self._facts["files"]))
         self._shards = [self.path / name for name in self._facts["shards"]]
         self._first = np.cumsum([0, *self._facts["shard_rows"]]).tolist()

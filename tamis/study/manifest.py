@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tamis.core.cost import totals
 from tamis.core.digest import file_digest
 from tamis.core.errors import RequestError
-from tamis.core.files import write_json
+from tamis.core.files import read_json, write_json
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
@@ -41,7 +40,7 @@ def begin_manifest(out: Path, name: str, recipe: Mapping[str, Any]) -> None:
     """Claim `out` for a recipe; refuses a folder that holds another selection."""
     path = out / "manifest.json"
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         if found.get("digest") != name:
             raise RequestError(
                 f"{out} holds another selection ({found.get('digest')}); give another --out or remove it"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tamis.core.files import read_json
 from tamis.core.store import Store
 
 if TYPE_CHECKING:
@@ -89,8 +90,6 @@ def keep_subset(subset: Subset, store: Path, recipe: Mapping[str, Any], signals:
 
 def stored_subsets(store: str | Path, pool: str | None = None) -> list[StoredSubset]:
     """Every complete subset of the store, of one pool (its digest) or of all, in order of digest."""
-    import json
-
     import pyarrow.parquet as pq
 
     found = []
@@ -98,7 +97,7 @@ def stored_subsets(store: str | Path, pool: str | None = None) -> list[StoredSub
         if kind != "subset" or state != "complete":
             continue
         folder = Path(store) / kind / digest
-        recipe = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["recipe"]
+        recipe = read_json(folder / "meta.json")["recipe"]
         if pool is not None and recipe["pool"] != pool:
             continue
         table = pq.read_table(folder / FILE)

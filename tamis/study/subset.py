@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tamis.core.errors import RequestError
-from tamis.core.files import replacing
+from tamis.core.files import read_json, replacing
 from tamis.study.budget import Budget
 from tamis.study.strategies import Strategy
 
@@ -103,7 +102,7 @@ def read_chosen(folder: Path) -> Chosen:
                 f"{folder} is not a subset: {needed} is missing; "
                 "give a folder such as OUT/rds-round-robin/500/seed0"
             )
-    pool_folder = Path(json.loads(manifest.read_text(encoding="utf-8"))["execution"]["pool"])
+    pool_folder = Path(read_json(manifest)["execution"]["pool"])
     if not (pool_folder / "meta.json").exists():
         raise RequestError(f"the pool of {folder} is no longer at {pool_folder}; run the selection again")
     table = pq.read_table(path)

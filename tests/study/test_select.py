@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import tamis
-from tamis.core.errors import RequestError
-from tamis.lab import write_lab
+from tamis.core.errors import RequestError, RunError
+from tamis.lab import NANO, write_lab
 from tamis.study.manifest import OUTSIDE_IDENTITY
 
 
@@ -134,6 +134,42 @@ def test_a_folder_of_another_selection_is_refused(lab: Path, pool: Any, tmp_path
     with pytest.raises(RequestError, match="holds another selection"):
         tamis.select(pool, strategy="random", budget=5, seed=1, store=lab / "store", out=tmp_path)
     assert (tmp_path / "manifest.json").read_bytes() == before
+
+
+def test_a_damaged_manifest_is_named(lab: Path, pool: Any, tmp_path: Path) -> None:
+    tamis.select(pool, strategy="random", budget=5, store=lab / "store", out=tmp_path)
+    (tmp_path / "manifest.json").write_text('{"digest": ')
+    with pytest.raises(RunError, match=r"manifest\.json: damaged.*remove"):
+        tamis.select(pool, strategy="random", budget=5, store=lab / "store", out=tmp_path)
+
+
+def test_a_template_file_is_known_by_what_it_says(lab: Path, pool: Any, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+
+    def recipe(path: Path) -> dict[str, Any]:
+        out = tmp_path / path.parent.name / path.stem
+        tamis.select(
+            pool,
+            strategy="random",
+            budget=5,
+            store=lab / "store",
+            out=out,
+            model=str(NANO),
+            template=str(path),
+        )
+        found: dict[str, Any] = json.loads((out / "manifest.json").read_text())["recipe"]
+        return found
+
+    text = (NANO / "chat_template.jinja").read_text()
+    for folder, content in (
+        ("one", text),
+        ("two", text),
+        ("three", text.replace("<|", "[").replace("|>", "]")),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "chat.jinja").write_text(content)
+    one, two, three = (recipe(tmp_path / name / "chat.jinja") for name in ("one", "two", "three"))
+    assert one == two and one["model"] != three["model"]
 
 
 @pytest.mark.parametrize(
