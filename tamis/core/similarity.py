@@ -8,7 +8,6 @@ row position, never the budget or the machine), so a second run sees the same bi
 from __future__ import annotations
 
 import copy
-import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -16,7 +15,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from tamis.core.errors import RequestError
-from tamis.core.vectors import DenseVectors, SparseVectors, Vectors, by_shard, opened
+from tamis.core.vectors import DenseVectors, SparseVectors, Vectors, by_shard, forget_pages, opened
 
 BLOCK_BYTES = 32 << 20
 MAX_BLOCK_ROWS = 8192
@@ -150,13 +149,6 @@ def widen(half: np.ndarray, out: np.ndarray) -> None:
         np.multiply(target, np.float32(2.0**112), out=target)
         if target.max(initial=0) >= _INFINITE_HALF or target.min(initial=0) <= -_INFINITE_HALF:
             np.copyto(target, source)
-
-
-def forget_pages(array: Any) -> None:
-    # Pages of a mapped file count as resident until let go; a pool larger than memory must not fill it.
-    mapping = getattr(array, "_mmap", None)
-    if mapping is not None and hasattr(mapping, "madvise"):
-        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 class FeatureSimilarity:

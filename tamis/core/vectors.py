@@ -6,6 +6,7 @@ Nothing holds all n vectors unless they came as one array in memory.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -51,7 +52,9 @@ class DenseVectors:
     def take(self, positions: np.ndarray) -> np.ndarray:
         out = np.empty((len(positions), self.d), np.float32)
         for shard, inside, where in by_shard(self.starts, positions):
-            out[where] = opened(self.shards[shard])[inside]
+            rows = opened(self.shards[shard])
+            out[where] = rows[inside]
+            forget_pages(rows)
         return out
 
 
@@ -116,6 +119,13 @@ def by_shard(starts: np.ndarray, positions: np.ndarray) -> Iterator[tuple[int, n
     for shard in np.unique(shard_of):
         where = np.flatnonzero(shard_of == shard)
         yield int(shard), wanted[where] - starts[shard], where
+
+
+def forget_pages(array: Any) -> None:
+    """Let go of the pages of a mapped file, which count as resident; a pool may be larger than memory."""
+    mapping = getattr(array, "_mmap", None)
+    if mapping is not None and hasattr(mapping, "madvise"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def opened(shard: np.ndarray | str | Path) -> np.ndarray:

@@ -10,8 +10,8 @@ import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from tamis.core.errors import RequestError
-from tamis.core.similarity import BLOCK_BYTES, MAX_BLOCK_ROWS, forget_pages
-from tamis.core.vectors import by_shard, stacked
+from tamis.core.similarity import BLOCK_BYTES, MAX_BLOCK_ROWS
+from tamis.core.vectors import by_shard, forget_pages, stacked
 
 if TYPE_CHECKING:
     from tamis.representations.ngrams import Config
