@@ -36,6 +36,8 @@ def show_subsets(subsets: Sequence[Subset], out: Path) -> None:
     for subset in subsets:
         screen.print()
         screen.print(_sources(subset))
+        for line in _diagnostics(subset):
+            screen.print(Text(f"  {line}"))
         for warning in subset.facts["warnings"]:
             screen.print(Text(f"  warning: {warning}", style="yellow"))
     screen.print(f"\nwritten to {out}")
@@ -61,6 +63,26 @@ def _overview(subsets: Sequence[Subset]) -> Table:
             ", ".join(f"{count:,} {word}" for word, count in facts["status"].items()),
         )
     return made
+
+
+def _diagnostics(subset: Subset) -> list[str]:
+    """Distances beside those of a random draw, and stability, as sentences."""
+    found = subset.facts.get("diagnostics", {})
+    if "subset_to_query" not in found:
+        return []
+    control = found["random"]
+    lines = [
+        f"distance in {found['representation']} (random draw): row to nearest query "
+        f"{found['subset_to_query']:.3f} ({control['subset_to_query']:.3f}), query to nearest row "
+        f"{found['query_to_subset']:.3f} ({control['query_to_subset']:.3f}), Wasserstein "
+        f"{found['wasserstein']['value']:.3f} ({control['wasserstein']['value']:.3f})"
+    ]
+    if settled := found.get("stability"):
+        lines.append(
+            f"with other draws of the query rows {settled['mean']:.0%} of the rows would be chosen again "
+            f"({settled['least']:.0%} to {settled['most']:.0%})"
+        )
+    return lines
 
 
 def _picks(queries: dict[str, Any]) -> str:
