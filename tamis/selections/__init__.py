@@ -16,7 +16,16 @@ import numpy as np
 from tamis.core.errors import RequestError, unknown_name
 from tamis.core.method import Family, Method
 from tamis.core.similarity import ArraySimilarity, FeatureSimilarity, Similarity, SparseSimilarity
-from tamis.selections import doubly_greedy, random, random_balanced, random_length_matched, round_robin, top_k
+from tamis.selections import (
+    doubly_greedy,
+    knn_kde,
+    knn_uniform,
+    random,
+    random_balanced,
+    random_length_matched,
+    round_robin,
+    top_k,
+)
 from tamis.selections._choice import Choice, Request, chosen, prefixes
 from tamis.selections._run import checked_numbers, order_of, request_for, spend_cost, spend_rows
 
@@ -29,6 +38,8 @@ SELECTIONS = Family(
         top_k.METHOD,
         doubly_greedy.METHOD,
         round_robin.METHOD,
+        knn_uniform.METHOD,
+        knn_kde.METHOD,
     ],
 )
 
@@ -81,6 +92,8 @@ def choose_ranked(
     """
     method = _method(name)
     config = _configured(method, parameters)
+    # A method that is nested for some of its parameters only says so in its config.
+    method = replace(method, nested=getattr(config, "nested", method.nested))
     spent = checked_numbers("cost", cost)
     budget = _checked_budget(budget, spent)
     request = request_for(

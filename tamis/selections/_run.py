@@ -159,7 +159,8 @@ def _joined(parts: list[Choice]) -> Choice:
     notes: dict[str, Any] = {}
     for part in parts:
         for name, value in part.notes.items():
-            notes[name] = notes.get(name, 0) + value
+            # Counts are added up; a list has one entry for each group.
+            notes[name] = notes[name] + value if name in notes else value
     return Choice(
         np.concatenate([part.positions for part in parts]),
         np.concatenate([part.gain for part in parts]),
