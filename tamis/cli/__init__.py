@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from tamis.cli.flags import with_options_of
 from tamis.core.errors import TamisError
 
 app = typer.Typer(
@@ -166,6 +168,31 @@ def select(
         ),
         options,
     )
+
+
+@app.command(
+    epilog="Example: tamis plan --pool 'data/*.jsonl' --query gsm8k=examples.jsonl "
+    "--strategy rds/round-robin --model path/to/model --budget 500"
+)
+@with_options_of(
+    select,
+    optional=("pool", "out", "strategy", "budget"),
+    study=Annotated[list[str] | None, typer.Argument(help="A study file (not yet).", show_default=False)],
+    rows=Annotated[int | None, typer.Option("--rows", help="Rows of a pool that is not here, for --pool.")],
+    tokens_per_row=Annotated[float | None, typer.Option("--tokens-per-row", help="Of such a pool.")],
+    query_rows=Annotated[int | None, typer.Option("--query-rows", help="Where no --query is given: 100.")],
+    device_tflops=Annotated[
+        float | None, typer.Option("--device-tflops", help="Peak of another device, to plan for it.")
+    ],
+    price_device_hour=Annotated[
+        float | None, typer.Option("--price-device-hour", help="US dollars, to show what it costs.")
+    ],
+)
+def plan(given: Mapping[str, Any]) -> None:
+    """Say what `select` would find in the store and what the rest would take, without doing it."""
+    from tamis.cli.plan import run
+
+    run(given)
 
 
 @app.command(epilog="Example: tamis represent rds --pool data.jsonl --model path/to/model --shard 2/8")

@@ -69,6 +69,14 @@ class LanguageModel:
         table |= {id(p) for p in head.parameters()} if head is not None else set()
         return sum(p.numel() for p in model.parameters() if id(p) not in table)
 
+    @cached_property
+    def parameters(self) -> int:
+        """All parameters, embeddings and head included, shared ones once; counted on an empty copy."""
+        torch, transformers = need("torch", extra="lm"), need("transformers", extra="lm")
+        with torch.device("meta"):
+            model = self.model or transformers.AutoModelForCausalLM.from_config(self.config)
+        return sum(p.numel() for p in model.parameters())
+
     def forward_flops(self, length: float) -> float:
         """Floating-point operations of the body per token, at `length` tokens a row: two for each parameter,
         and 4 x layers x heads x head size for each of the (length + 1) / 2 tokens that one attends to. Left
@@ -124,6 +132,26 @@ def shared_model(path: str, dtype: str, device: str, remote_code: bool) -> Langu
     device = choose_device(device)
     path, adapter = _split_adapter(path)
     return _whole(path, adapter, dtype, device, remote_code, _changes(path, adapter))
+
+
+def describe_model(path: str, dtype: str, device: str, remote_code: bool) -> LanguageModel:
+    """What a config alone tells of a model: `path` is a folder that need not hold weights or a tokenizer, a
+    config.json, or a hub id. `model` is None, and `tokenizer` too when there is none."""
+    device = choose_device(device)
+    given = Path(path).expanduser()
+    if given.is_file():
+        config = _loaded(need("transformers", extra="lm").AutoConfig, str(given), remote_code)
+        return LanguageModel(path, None, config, None, _choose_dtype(dtype, config, device), device, None)
+    path, adapter = _split_adapter(path)
+    if not given.is_dir() or has_tokenizer(given):
+        return load_model(str(given), dtype, device, remote_code, tokenizer_only=True)
+    config = _loaded(need("transformers", extra="lm").AutoConfig, path, remote_code)
+    return LanguageModel(path, adapter, config, None, _choose_dtype(dtype, config, device), device, None)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model's folder holds a tokenizer."""
+    return any(folder.glob("*token*")) or any(folder.glob("vocab*"))
 
 
 def _changes(path: str, adapter: str | None) -> tuple[tuple[str, int, int], ...]:
@@ -268,7 +296,7 @@ def _tokenizer(path: str, adapter: str | None, remote_code: bool) -> Any:
     auto = need("transformers", extra="lm").AutoTokenizer
     source = adapter if adapter and (Path(adapter) / "tokenizer_config.json").exists() else path
     folder = Path(source)
-    if folder.is_dir() and not any(folder.glob("*token*")) and not any(folder.glob("vocab*")):
+    if folder.is_dir() and not has_tokenizer(folder):
         raise RequestError(f"{source}: no tokenizer in this folder; save it there beside the model")
     return _loaded(auto, source, remote_code)
 

@@ -1,0 +1,163 @@
+"""What choosing, the facts about a choice, and writing it will take."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tamis.core.store import Thing
+from tamis.representations.represent import shard_arrays
+from tamis.study._plan_pool import Known
+from tamis.study._plan_rates import numpy_peak, resident_bytes
+from tamis.study._plan_signal import ROW_BYTES, Work
+from tamis.study._plan_stage import Stage
+from tamis.study.budget import Budget
+from tamis.study.strategies import Strategy
+
+SELECTION_ROW_BYTES = 45
+"""Of `selection.parquet`: the id does not compress below its 16 bytes."""
+SUBSET_BYTES, MANIFEST_BYTES = 6_000, 8_000
+_ROW_S = 2e-6
+_TIMED_S = 0.05
+_TIMED_ROWS = 512
+_READ_BYTES_S = 3e8
+_SUBSET_S = 0.05
+_DIAGNOSED_S = 0.5
+"""Distances of a subset and of a random draw, and choices under resampled queries, about."""
+_BLOCK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass that compares all rows with all queries."""
+
+    seconds: float
+    flops: float
+    how: str
+
+
+def rows_of(budget: Budget, pool_rows: int, tokens_per_row: float) -> int:
+    """Rows that a budget comes to; a budget in tokens by the pool's mean length."""
+    if budget.unit == "tokens":
+        return min(pool_rows, int(budget.amount / max(tokens_per_row, 1.0)))
+    return min(pool_rows, budget.rows_of(pool_rows))
+
+
+def one_pass(work: Work, pool: Known, queries: int) -> Pass:
+    """Comparing `queries` rows with the pool by the representation of `work`."""
+    flops = 2.0 * queries * pool.rows * work.width if work.method.compare is None else 0.0
+    arrays = _some_arrays(work, pool)
+    if arrays is not None:
+        each = _timed(work, arrays, queries)
+        return Pass(each * pool.rows, flops, "timed on rows of this pool, scaled by rows and queries")
+    size = 2.0 if work.machine.lm is None or work.machine.lm.dtype != "float32" else 4.0
+    seconds = flops / (numpy_peak() / 2) + pool.rows * work.width * size / (_READ_BYTES_S * 10)
+    return Pass(
+        seconds, flops, "2 Q N d at half the measured speed of products here, and reading N d numbers"
+    )
+
+
+def _some_arrays(work: Work, pool: Known) -> dict[str, np.ndarray] | None:
+    """Arrays of rows encoded in the trial, or of the first stored shard."""
+    thing: Thing | None = work.thing(pool, "pool")
+    if thing is not None and thing.state == "complete":
+        return shard_arrays(thing)[0]
+    trial = work.trial if work.rate is None or work.rate.how.startswith("trial") else None
+    return trial.arrays if trial is not None and "values" not in trial.arrays else None
+
+
+def _timed(work: Work, arrays: dict[str, np.ndarray], queries: int) -> float:
+    """Seconds a row to compare the rows of `arrays` with `queries` of themselves."""
+    if work.method.compare is not None:
+        rows = len(arrays["indptr"]) - 1 if "indptr" in arrays else len(next(iter(arrays.values())))
+        similarity: Any = work.method.compare([arrays], [arrays], work.config)
+    else:
+        from tamis.core.similarity import FeatureSimilarity
+
+        vectors = np.asarray(arrays["vectors"][:_TIMED_ROWS])
+        rows = len(vectors)
+        asked = np.resize(vectors.astype(np.float32), (queries, vectors.shape[1]))
+        similarity = FeatureSimilarity(asked, [vectors])
+    runs, spent = 0, 0.0
+    while spent < _TIMED_S:
+        start = time.perf_counter()
+        for _, block in similarity.blocks():
+            block.max(axis=0)
+        spent += time.perf_counter() - start
+        runs += 1
+    share = queries / similarity.m
+    return float(spent / runs / max(rows, 1) * share)
+
+
+def choice_stage(
+    strategy: Strategy,
+    budgets: Sequence[Budget],
+    work: Work | None,
+    known: Known,
+    queries: int,
+    tokens: float,
+) -> Stage:
+    """Choosing with one strategy: all budgets are prefixes of one order."""
+    method = strategy.methods()[-1]
+    config = method.configure(strategy.selection_parameters)
+    limits = [rows_of(budget, known.rows, tokens) for budget in budgets]
+    listed = ", ".join(budget.folder for budget in budgets)
+    seconds, flops, how = known.rows * _ROW_S, 0.0, f"{_ROW_S * 1e6:g} microseconds a row"
+    memory = float(resident_bytes() + known.rows * ROW_BYTES)
+    orders = len({budget.unit == "tokens" for budget in budgets})
+    if work is not None and work.kind == "representation":
+        once = one_pass(work, known, queries)
+        flops, how = once.flops, f"one pass: {once.how}; sorting {how}"
+        extra = _own_estimate(method, queries, known.rows, work.width, config, max(limits))
+        if extra:
+            flops = extra["flops"]
+            seconds += max(flops - once.flops, 0.0) / (numpy_peak() / 2)
+            memory += extra.get("bytes", 0.0)
+            how += f"; {method.name} says itself what its further products cost at most"
+        else:
+            memory += queries * min(max(limits), known.rows) * 24
+        seconds += once.seconds
+        memory += min(_BLOCK_BYTES, known.rows * (work.width + queries) * 4)
+    return Stage(
+        f"choose {strategy.name} ({listed})", "due", known.rows, 0.0, flops * orders, seconds * orders,
+        memory_bytes=memory, how={"seconds": how, "memory": "this process now, and what grows with the pool"},
+    )  # fmt: skip
+
+
+def _own_estimate(
+    method: Any, queries: int, rows: int, width: int, config: Any, limit: int
+) -> dict[str, float] | None:
+    """What the method itself says a run costs, where its file has a `cost_estimate`."""
+    function = getattr(method.run, "func", method.run)
+    estimate = getattr(sys.modules.get(function.__module__), "cost_estimate", None)
+    return None if estimate is None else dict(estimate(queries, rows, width, config, limit))
+
+
+def writing_stages(
+    strategies: Sequence[Strategy], budgets: Sequence[Budget], known: Known, tokens: float
+) -> list[Stage]:
+    """The facts about every subset, then the files of OUT and the subsets in the store."""
+    limits = [rows_of(budget, known.rows, tokens) for budget in budgets]
+    subsets, rows = len(strategies) * len(budgets), len(strategies) * sum(limits)
+    compared = sum(strategy.needs_query for strategy in strategies) * len(budgets)
+    facts = Stage(
+        "facts about the subsets", "due", rows, seconds=compared * _DIAGNOSED_S,
+        memory_bytes=resident_bytes(),
+        how={"seconds": f"{_DIAGNOSED_S:g} s a subset that was compared with queries, as measured"},
+    )  # fmt: skip
+    disk = rows * (known.row_bytes + 2 * SELECTION_ROW_BYTES) + subsets * SUBSET_BYTES + MANIFEST_BYTES
+    read = min(known.rows, rows * 64) * known.row_bytes / _READ_BYTES_S
+    how = {
+        "disk": f"rows of {known.row_bytes:,.0f} bytes on average, {SELECTION_ROW_BYTES} of columns",
+        "seconds": f"{_SUBSET_S:g} s a subset, and reading rows at 300 MB/s",
+    }
+    written = Stage(
+        "write OUT", "due", rows, seconds=subsets * _SUBSET_S + read, disk_bytes=disk,
+        memory_bytes=resident_bytes(), how=how,
+    )  # fmt: skip
+    return [facts, written]
