@@ -68,25 +68,39 @@ class Executor:
         Batches follow from the lengths and the budget alone. A batch's tensors should be reduced before the
         next is asked for.
         """
+        for rows, found in self.reduced(sequences, lambda rows, hidden: hidden):
+            yield list(zip(rows, found, strict=True))
+
+    def reduced(
+        self, sequences: Sequence[np.ndarray], reduce: Callable[[list[int], list[Any]], Any]
+    ) -> Iterator[tuple[list[int], Any]]:
+        """(rows, reduce(rows, their last hidden states)) for every batch, in its order.
+
+        `reduce` runs where the batch ran, without gradients: what is large should not leave it.
+        """
         self.failed = {}
         lengths = [len(ids) for ids in sequences]
         if 0 in lengths:
             raise ValueError(f"sequence {lengths.index(0)} has no tokens")
         plan = list(batches(range(len(lengths)), lengths, self.batch_tokens, self.mode))
-        yield from (self._side_by_side if self.lm.device == "cpu" else self._in_turn)(plan, sequences)
+        run = self._side_by_side if self.lm.device == "cpu" else self._in_turn
+        yield from run(plan, sequences, reduce)
 
     def _side_by_side(
-        self, plan: list[list[int]], sequences: Sequence[np.ndarray]
-    ) -> Iterator[list[tuple[int, Any]]]:
+        self,
+        plan: list[list[int]],
+        sequences: Sequence[np.ndarray],
+        reduce: Callable[[list[int], list[Any]], Any],
+    ) -> Iterator[tuple[list[int], Any]]:
         """Batches of `plan` in its order, as many at a time as torch has threads, which they share."""
         torch = need("torch", extra="lm")
         threads = torch.get_num_threads()
         workers = min(threads, len(plan))
         if workers <= 1:
-            yield from self._in_turn(plan, sequences)
+            yield from self._in_turn(plan, sequences, reduce)
             return
         waiting = deque(plan)
-        running: deque[tuple[list[int], Future[list[Any]]]] = deque()
+        running: deque[tuple[list[int], Future[Any]]] = deque()
         share = threads // workers
         pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,))
         try:
@@ -94,17 +108,29 @@ class Executor:
             while waiting or running:
                 while waiting and len(running) <= workers:
                     rows = waiting.popleft()
-                    given = [sequences[row] for row in rows]
-                    running.append((rows, pool.submit(self._forward, given, self.mode)))
+                    running.append((rows, pool.submit(self._batch, rows, sequences, reduce)))
                 rows, result = running.popleft()
-                yield list(zip(rows, result.result(), strict=True))
+                yield rows, result.result()
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
 
+    def _batch(
+        self,
+        rows: list[int],
+        sequences: Sequence[np.ndarray],
+        reduce: Callable[[list[int], list[Any]], Any],
+    ) -> Any:
+        torch = need("torch", extra="lm")
+        with torch.inference_mode():
+            return reduce(rows, self._forward([sequences[row] for row in rows], self.mode))
+
     def _in_turn(
-        self, plan: list[list[int]], sequences: Sequence[np.ndarray]
-    ) -> Iterator[list[tuple[int, Any]]]:
+        self,
+        plan: list[list[int]],
+        sequences: Sequence[np.ndarray],
+        reduce: Callable[[list[int], list[Any]], Any],
+    ) -> Iterator[tuple[list[int], Any]]:
         """Batches of `plan` one by one, smaller ones when memory runs out."""
         torch = need("torch", extra="lm")
         lengths = [len(ids) for ids in sequences]
@@ -112,7 +138,7 @@ class Executor:
         while waiting:
             rows = waiting.popleft()
             try:
-                found = self._forward([sequences[row] for row in rows], self.mode)
+                found = self._batch(rows, sequences, reduce)
             except torch.OutOfMemoryError as error:
                 torch.cuda.empty_cache()
                 if len(rows) == 1:
@@ -122,7 +148,7 @@ class Executor:
                 left = [*rows, *(row for batch in waiting for row in batch)]
                 waiting = deque(batches(left, lengths, self.batch_tokens, self.mode))
                 continue
-            yield list(zip(rows, found, strict=True))
+            yield rows, found
 
     def weighted_sums(
         self,
@@ -137,15 +163,20 @@ class Executor:
         torch = need("torch", extra="lm")
         out = np.full((len(sequences), self.lm.width), np.nan, dtype=np.float32)
         known: dict[int, Any] = {}
-        for batch in self.hidden(sequences):
+
+        def pooled(rows: list[int], states: list[Any]) -> np.ndarray:
             sums = []
-            for _, hidden in batch:
+            for hidden in states:
                 length = len(hidden)
                 if length not in known:
                     known[length] = torch.from_numpy(weights(length)).to(hidden.device)
                 sums.append(known[length] @ hidden.float())
-            out[[row for row, _ in batch]] = torch.stack(sums).cpu().numpy()
-            advance(sum(len(hidden) for _, hidden in batch))
+            found: np.ndarray = torch.stack(sums).cpu().numpy()
+            return found
+
+        for rows, sums in self.reduced(sequences, pooled):
+            out[rows] = sums
+            advance(sum(len(sequences[row]) for row in rows))
         return out
 
     # --- forward ---------------------------------------------------------------------------------------

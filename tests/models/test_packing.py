@@ -215,3 +215,43 @@ def test_progress_counts_every_token_once():
 def test_a_row_without_tokens_is_an_error_of_the_caller():
     with pytest.raises(ValueError, match="sequence 1 has no tokens"):
         list(Executor(build("llama")).hidden([np.arange(3), np.arange(0)]))
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_batches_side_by_side_come_in_order_and_are_the_same(three_threads):
+    lm = build("llama")
+    own = {config._attn_implementation for config in {id(m.config): m.config for m in lm.backbone.modules()
+                                                      if hasattr(m, "config")}.values()}  # fmt: skip
+    sequences = rows(60)
+    executor = Executor(lm, 100)
+    seen = [row for rows_, _ in executor.reduced(sequences, lambda rows_, states: None) for row in rows_]
+    assert seen == list(range(60))
+    together = executor.weighted_sums(sequences, ramp)
+    torch.set_num_threads(1)
+    np.testing.assert_allclose(together, executor.weighted_sums(sequences, ramp), rtol=0, atol=1e-6)
+    after = {m.config._attn_implementation for m in lm.backbone.modules() if hasattr(m, "config")}
+    assert after == own
+
+
+def test_a_fault_side_by_side_is_raised_and_leaves_the_model_as_it_was(three_threads):
+    lm = build("llama")
+    executor = Executor(lm, 50)
+
+    def fault(rows_, states):
+        if 20 in rows_:
+            raise ZeroDivisionError
+        return rows_
+
+    with pytest.raises(ZeroDivisionError):
+        list(executor.reduced(rows(40), fault))
+    assert torch.get_num_threads() == 3
+    assert all(m.config._attn_implementation != "tamis_packed" for m in lm.backbone.modules()
+               if hasattr(m, "config"))  # fmt: skip
+    assert len(list(executor.reduced(rows(40), lambda rows_, states: None))) > 3

@@ -1,0 +1,125 @@
+"""Loss of each wanted token of many rows: logits only where a token is scored, some positions at a time.
+
+The loss of token i is -ln P(token i | tokens before it), in nats; logits and log-softmax in float32. Nothing
+of the size tokens x vocabulary exists: the largest array is `CHUNK` positions x vocabulary, twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tamis.core.errors import RequestError
+from tamis.core.extras import need
+from tamis.models.lm import LanguageModel
+from tamis.models.packing import Executor, executor_for
+
+CHUNK = 128  # positions whose logits exist at a time: 128 MiB at a vocabulary of 128k
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
+
+
+class LossEngine:
+    """Losses by the body of `lm` (batched as `Executor` does) and its head.
+
+    On making it, the losses of a made-up row are compared with those of the whole model; a head that does
+    more than is known here (see `_logits`) is refused, never approximated.
+    """
+
+    def __init__(self, lm: LanguageModel, batch_tokens: int | None = None) -> None:
+        self.lm = lm
+        self.executor: Executor = executor_for(lm, batch_tokens)
+        causal = lm.model.get_base_model() if lm.adapter else lm.model
+        self._head = causal.get_output_embeddings()
+        text = lm.config.get_text_config()
+        self._softcap = getattr(text, "final_logit_softcapping", None)
+        self._scale = float(getattr(text, "logit_scale", None) or 1.0)
+        self._scale /= float(getattr(text, "logits_scaling", None) or 1.0)
+        self._check()
+
+    @property
+    def failed(self) -> dict[int, str]:
+        """Rows of the last `losses` that did not fit into memory, with the reason."""
+        return self.executor.failed
+
+    def losses(
+        self,
+        sequences: Sequence[np.ndarray],
+        wanted: Sequence[np.ndarray],
+        advance: Callable[[int], None] = lambda tokens: None,
+    ) -> list[np.ndarray]:
+        """Losses (k,) float32 of the `wanted` (L,) bool tokens of every sequence (L,), in order.
+
+        The first token of a sequence follows nothing and cannot be wanted. Rows in `failed` are NaN
+        throughout. Batches and padding change nothing beyond float noise.
+        """
+        for row, mask in enumerate(wanted):
+            if len(mask) != len(sequences[row]):
+                raise ValueError(f"sequence {row}: {len(mask)} marks for {len(sequences[row])} tokens")
+            if len(mask) and mask[0]:
+                raise ValueError(f"sequence {row}: its first token follows nothing and has no loss")
+        out = [np.full(int(mask.sum()), np.nan, dtype=np.float32) for mask in wanted]
+
+        def scored(rows: list[int], states: list[Any]) -> list[np.ndarray]:
+            return self._of_batch([sequences[row] for row in rows], [wanted[row] for row in rows], states)
+
+        for rows, found in self.executor.reduced(sequences, scored):
+            for row, values in zip(rows, found, strict=True):
+                out[row] = values
+            advance(sum(len(sequences[row]) for row in rows))
+        return out
+
+    def _of_batch(
+        self, sequences: list[np.ndarray], wanted: list[np.ndarray], states: list[Any]
+    ) -> list[np.ndarray]:
+        torch = need("torch", extra="lm")
+        at = [np.flatnonzero(mask) for mask in wanted]
+        counts = [len(places) for places in at]
+        if not sum(counts):
+            return [np.zeros(0, np.float32) for _ in counts]
+        device = states[0].device
+        before = torch.cat(
+            [
+                hidden[torch.from_numpy(places - 1).to(device)]
+                for hidden, places in zip(states, at, strict=True)
+            ]
+        )
+        tokens = np.concatenate([ids[places] for ids, places in zip(sequences, at, strict=True)])
+        target = torch.from_numpy(tokens.astype(np.int64)).to(device)
+        parts = [
+            torch.nn.functional.cross_entropy(
+                self._logits(before[start : start + CHUNK]), target[start : start + CHUNK], reduction="none"
+            )
+            for start in range(0, len(target), CHUNK)
+        ]
+        losses: np.ndarray = torch.cat(parts).cpu().numpy()
+        return np.split(losses, np.cumsum(counts)[:-1])
+
+    def _logits(self, hidden: Any) -> Any:
+        """float32 logits (k, vocabulary) of states after the final norm: head, scale, soft cap."""
+        logits = self._head(hidden).float()
+        if self._scale != 1.0:
+            logits *= self._scale
+        if self._softcap is not None:
+            logits = (logits / self._softcap).tanh() * self._softcap
+        return logits
+
+    def _check(self) -> None:
+        torch = need("torch", extra="lm")
+        if self._head is None:
+            raise RequestError(f"{self.lm.path}: this model has no output embeddings, so it gives no losses")
+        text = self.lm.config.get_text_config()
+        ids = np.random.default_rng(0).integers(0, text.vocab_size, 16)
+        with torch.inference_mode():
+            given = torch.from_numpy(ids)[None].to(self.lm.device)
+            logits = self.lm.model(input_ids=given, use_cache=False).logits[0, :-1].float()
+            whole = torch.nn.functional.cross_entropy(logits, given[0, 1:], reduction="none").cpu().numpy()
+        mask = np.arange(len(ids)) > 0
+        own = self.losses([ids], [mask])[0]
+        error = float(np.abs(own - whole).max()) if np.isfinite(whole).all() else 0.0
+        if error > _TOLERANCE[self.lm.dtype] * max(1.0, float(np.abs(whole).max())):
+            raise RequestError(
+                f"{self.lm.path}: {type(self.lm.model).__name__} does more to its logits than tamis knows "
+                f"(losses differ by {error:.2g}); please report this architecture"
+            )

@@ -1,0 +1,105 @@
+"""Losses of single tokens: the whole model's, whatever the batch, for many architectures; goldens."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tamis.core.errors import RequestError
+from tamis.models import losses as module
+from tamis.models.lm import load_model
+from tamis.models.losses import LossEngine
+from tests.conftest import shared
+from tests.models.test_packing import rows
+from tests.models.zoo import ZOO, build
+
+torch = pytest.importorskip("torch")
+
+
+def masks(sequences: list[np.ndarray], seed: int = 0) -> list[np.ndarray]:
+    draw = np.random.default_rng(seed)
+    return [(draw.random(len(ids)) < 0.5) & (np.arange(len(ids)) > 0) for ids in sequences]
+
+
+def losses_slow(lm, ids: np.ndarray) -> np.ndarray:
+    """Losses of all tokens but the first, from the logits of the whole model."""
+    given = torch.tensor(ids[None].astype(np.int64))
+    with torch.no_grad():
+        log_probabilities = lm.model(input_ids=given).logits[0].float().log_softmax(-1)
+    return -log_probabilities[np.arange(len(ids) - 1), ids[1:].astype(np.int64)].numpy()
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_losses_are_those_of_the_whole_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = build(name)
+    sequences = rows(10)
+    wanted = masks(sequences)
+    monkeypatch.setattr(module, "CHUNK", 7)
+    for budget in (1, 60, 10_000):
+        found = LossEngine(lm, budget).losses(sequences, wanted)
+        for ids, mask, values in zip(sequences, wanted, found, strict=True):
+            np.testing.assert_allclose(values, losses_slow(lm, ids)[mask[1:]], rtol=1e-4, atol=2e-5)
+
+
+def test_logits_of_unwanted_tokens_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = build("llama")
+    engine = LossEngine(lm)
+    seen: list[int] = []
+    inner = engine._logits
+
+    def counted(hidden):
+        seen.append(len(hidden))
+        return inner(hidden)
+
+    monkeypatch.setattr(engine, "_logits", counted)
+    sequences = rows(20)
+    wanted = masks(sequences)
+    engine.losses(sequences, wanted)
+    assert sum(seen) == sum(int(mask.sum()) for mask in wanted)
+    assert max(seen) <= module.CHUNK
+
+
+def test_a_row_without_wanted_tokens_has_no_losses() -> None:
+    ids = np.arange(5, dtype=np.int32)
+    nothing = LossEngine(build("llama")).losses([ids, ids], [ids < 0, ids > 3])
+    assert [len(values) for values in nothing] == [0, 1]
+
+
+def test_the_first_token_cannot_be_wanted_and_marks_must_fit() -> None:
+    engine = LossEngine(build("llama"))
+    with pytest.raises(ValueError, match="sequence 0: its first token"):
+        engine.losses([np.arange(3)], [np.array([True, False, False])])
+    with pytest.raises(ValueError, match="sequence 0: 2 marks for 3 tokens"):
+        engine.losses([np.arange(3)], [np.array([False, True])])
+
+
+def test_a_head_that_does_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = build("llama")
+    monkeypatch.setattr(LossEngine, "_logits", lambda self, hidden: 2 * self._head(hidden).float())
+    with pytest.raises(RequestError, match="does more to its logits"):
+        LossEngine(lm)
+
+
+def test_progress_counts_every_token() -> None:
+    sequences = rows(9)
+    done: list[int] = []
+    LossEngine(build("llama"), 100).losses(sequences, masks(sequences), done.append)
+    assert sum(done) == sum(map(len, sequences)) and len(done) > 1
+
+
+def test_token_losses_of_the_reference() -> None:
+    golden = shared("golden")
+    engine = LossEngine(load_model(str(golden / "model"), "float32", "cpu"))
+    wanted = np.load(golden / "losses_tokens.npz")
+    lines = (golden / "encodings.jsonl").read_text(encoding="utf-8").splitlines()
+    encoded = [row for row in map(json.loads, lines) if row["variant"] == "tulu"]
+    ids = {row["id"]: np.array(row["input_ids"], np.int32) for row in encoded}
+    pool = [
+        json.loads(line)["id"] for line in (golden / "pool.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    sequences = [ids[name] for name in pool]
+    found = engine.losses(sequences, [np.arange(len(row)) > 0 for row in sequences])
+    np.testing.assert_array_equal([len(row) for row in found], np.diff(wanted["offsets"]))
+    np.testing.assert_allclose(np.concatenate(found), wanted["nll"], rtol=0, atol=2e-5)
