@@ -18,6 +18,7 @@ ABOVE_BASE = {
     "accelerate",
     "safetensors",
     "sklearn",
+    "sentence_transformers",
     "datasets",
     "zstandard",
 }

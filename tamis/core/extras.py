@@ -10,6 +10,7 @@ from tamis.core.errors import MissingExtra
 
 EXTRAS = {
     "lm": ("torch", "transformers", "peft", "accelerate", "safetensors", "sklearn"),
+    "embed": ("sentence_transformers",),
     "hub": ("datasets",),
 }
 
