@@ -25,6 +25,7 @@ from tamis.selections import (
     random_length_matched,
     round_robin,
     top_k,
+    transport,
 )
 from tamis.selections._choice import Choice, Request, chosen, prefixes
 from tamis.selections._run import checked_numbers, order_of, request_for, spend_cost, spend_rows
@@ -40,6 +41,7 @@ SELECTIONS = Family(
         round_robin.METHOD,
         knn_uniform.METHOD,
         knn_kde.METHOD,
+        transport.METHOD,
     ],
 )
 

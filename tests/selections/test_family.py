@@ -10,15 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tamis.core.method import CARD_FIELDS
+from tamis.core.vectors import unit
 from tamis.selections import SELECTIONS, FeatureSimilarity, choose, choose_ranked
 from tests.selections.draws import Stream, tied_scores
 
 OF_SCORES = [method.name for method in SELECTIONS.values() if "similarity" in method.needs]
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in SELECTIONS),
+    *((name, {"clusters": 4} if name == "cluster-quota" else {}) for name in SELECTIONS),
     ("round-robin", {"duplicates": "lose-turn"}),
     *(("top-k", {"aggregate": how}) for how in ("max", "min", "normalized-mean")),
     ("top-k", {"tie_seed": 3}),
+    ("knn-uniform", {"neighbours": 3, "alpha": 0.9}),
+    ("knn-uniform", {"compatible": True}),
+    ("transport", {"eps": 0.1, "m2": 0.0}),
+    ("knn-kde", {"neighbours": 3, "alpha": 0.9}),
+    ("coverage", {"shortlist": 4}),
+    ("coverage", {"kernel": "euclidean"}),
+    ("cluster-quota", {"clusters": 3, "quota": "proportional", "sample": 9}),
+    ("knn-kde", {"compatible": True}),
 ]
 every_variant = pytest.mark.parametrize(("name", "parameters"), VARIANTS)
 
@@ -29,6 +38,7 @@ def inputs(n: int) -> dict[str, Any]:
         "sources": np.array(["a", "b", "c"], object)[np.arange(n) % 3],
         "lengths": np.arange(n) % 7,
         "reference": np.arange(n)[::-1],
+        "vectors": np.random.default_rng(7).integers(-2, 3, (n, 4)) + np.array([0.5, 0, 0, 0]),
     }
 
 
@@ -57,7 +67,7 @@ def test_distinct_exact_nested_and_never_an_unusable_row(
 
 @every_variant
 def test_columns_fit_and_the_same_seed_gives_the_same_answer(name: str, parameters: dict[str, Any]) -> None:
-    scores = np.random.default_rng(0).standard_normal((4, 60)).astype(np.float32)
+    scores = np.random.default_rng(0).uniform(-1, 1, (4, 60)).astype(np.float32)
     common = {**inputs(60), **parameters}
     first = choose_ranked(name, scores, 25, seed=5, **common)
     again = choose_ranked(name, scores, 25, seed=5, **common)
@@ -91,8 +101,8 @@ def test_streaming_changes_nothing(
 @every_variant
 def test_shards_on_disk_equal_the_array(name: str, parameters: dict[str, Any], tmp_path) -> None:
     rng = np.random.default_rng(1)
-    queries = rng.standard_normal((5, 16)).astype(np.float32)
-    shards = [rng.standard_normal((rows, 16)).astype(np.float16) for rows in (90, 33, 77)]
+    queries = unit(rng.standard_normal((5, 16))).astype(np.float32)
+    shards = [unit(rng.standard_normal((rows, 16))).astype(np.float16) for rows in (90, 33, 77)]
     for number, shard in enumerate(shards):
         np.save(tmp_path / f"{number}.npy", shard)
     stored = FeatureSimilarity(queries, [tmp_path / f"{number}.npy" for number in range(3)], block_rows=20)
@@ -105,10 +115,12 @@ def test_shards_on_disk_equal_the_array(name: str, parameters: dict[str, Any], t
 @given(seed=st.integers(0, 10_000))
 def test_shuffling_the_pool_shuffles_the_answer(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    scores = rng.permutation(5 * 30).reshape(5, 30).astype(np.float64)  # distinct
-    scores += 1e-3 * rng.random(30)  # and distinct means
+    scores = rng.permutation(5 * 30).reshape(5, 30) / 160  # distinct
+    scores += 1e-5 * rng.random(30)  # and distinct means
     order = rng.permutation(30)
-    np.testing.assert_array_equal(order[choose(name, scores[:, order], 20)], choose(name, scores, 20))
+    vectors = rng.standard_normal((30, 4))
+    shuffled = choose(name, scores[:, order], 20, vectors=vectors[order])
+    np.testing.assert_array_equal(order[shuffled], choose(name, scores, 20, vectors=vectors))
 
 
 @pytest.mark.parametrize("parameters", [p for name, p in VARIANTS if name == "top-k" and "tie_seed" not in p])
