@@ -78,6 +78,7 @@ def write_queries(path: Path, queries: Mapping[str, Pool]) -> None:
 def _control(subset: Subset, source: Any, usable: np.ndarray, seed: int) -> np.ndarray:
     """As many rows drawn uniformly from those that the subset could have had."""
     mask = source.usable if isinstance(source, Similarity) else usable
+    seed += source is None  # a random subset beside its own draw would show nothing
     drawn = choose_ranked(
         "random", None, len(subset), usable=mask, ids=subset.pool.ids, seed=seed, allow_underflow=True
     )
@@ -91,7 +92,8 @@ def _values(source: Any, positions: np.ndarray) -> np.ndarray:
         return similarities[:, 0]
     if source is None:
         return np.full(len(positions), np.nan, np.float32)
-    return np.asarray(source)[positions].astype(np.float32)
+    scores: np.ndarray = np.asarray(source)[positions].astype(np.float32)
+    return scores
 
 
 def nearest(similarity: Similarity, positions: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
