@@ -17,6 +17,8 @@ from tamis.core.errors import RequestError, unknown_name
 from tamis.core.method import Family, Method
 from tamis.core.similarity import ArraySimilarity, FeatureSimilarity, Similarity, SparseSimilarity
 from tamis.selections import (
+    cluster_quota,
+    coverage,
     doubly_greedy,
     knn_kde,
     knn_uniform,
@@ -24,11 +26,19 @@ from tamis.selections import (
     random_balanced,
     random_length_matched,
     round_robin,
+    strict_random,
     top_k,
     transport,
 )
 from tamis.selections._choice import Choice, Request, chosen, prefixes
-from tamis.selections._run import checked_numbers, order_of, request_for, spend_cost, spend_rows
+from tamis.selections._run import (
+    check_complement,
+    checked_numbers,
+    order_of,
+    request_for,
+    spend_cost,
+    spend_rows,
+)
 
 SELECTIONS = Family(
     "selection",
@@ -36,17 +46,20 @@ SELECTIONS = Family(
         random.METHOD,
         random_balanced.METHOD,
         random_length_matched.METHOD,
+        strict_random.METHOD,
         top_k.METHOD,
         doubly_greedy.METHOD,
         round_robin.METHOD,
         knn_uniform.METHOD,
         knn_kde.METHOD,
         transport.METHOD,
+        coverage.METHOD,
+        cluster_quota.METHOD,
     ],
 )
 
 _COMMON = {
-    "allow_underflow", "cost", "ids", "lengths", "reference", "seed", "sources", "task_of", "usable",
+    "allow_underflow", "cost", "exclude", "ids", "lengths", "reference", "seed", "sources", "task_of", "usable",
     "vectors", "within",
 }  # fmt: skip
 
@@ -67,6 +80,7 @@ def choose_ranked(
     vectors: Any = None,
     lengths: Any = None,
     reference: Any = None,
+    exclude: Any = None,
     ids: Any = None,
     usable: Any = None,
     within: Any = None,
@@ -90,7 +104,7 @@ def choose_ranked(
     the rows of each group). Those orders are prefixes of each other too, as long as the method's are.
 
     `task_of` (m,) task of each query; `sources`, `lengths`, `ids` (n,); `vectors` (n, d); `reference`
-    positions; `seed` for random methods. Further `parameters` are the method's own (its `Config`).
+    positions; `exclude` positions of the rows that strict-random passes over; `seed` for random methods. Further `parameters` are the method's own (its `Config`).
     """
     method = _method(name)
     config = _configured(method, parameters)
@@ -100,10 +114,12 @@ def choose_ranked(
     budget = _checked_budget(budget, spent)
     request = request_for(
         method, scores, task_of=task_of, sources=sources, vectors=vectors, lengths=lengths,
-        reference=reference, ids=ids, usable=usable, seed=seed, also={"cost": spent, "within": within},
+        reference=reference, exclude=exclude, ids=ids, usable=usable, seed=seed, also={"cost": spent, "within": within},
     )  # fmt: skip
     order = order_of(method, request, config, within)
     if spent is None:
+        if not allow_underflow:
+            check_complement(method.name, request, int(budget))
         choice = spend_rows(order, int(budget), int(request.usable.sum()), method.name, allow_underflow)
     else:
         choice = spend_cost(order, budget, spent, request.usable, method, allow_underflow)
@@ -150,11 +166,13 @@ def _counts(request: Request, choice: Choice) -> dict[str, int]:
     known = getattr(request.similarity, "nan_count", 0)
     found = choice.notes.get("nan_count", 0)
     usable = int(request.usable.sum())
-    return {
+    excluded = 0 if request.exclude is None else len(request.exclude)
+    counts = {
         "nan_count": known + found,
-        "unusable_count": request.n - usable - known,
+        "unusable_count": request.n - usable - excluded - known,
         "usable_rows": usable - found,
     }
+    return counts if request.exclude is None else {**counts, "excluded_rows": excluded}
 
 
 __all__ = [

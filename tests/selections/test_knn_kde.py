@@ -72,6 +72,18 @@ def test_without_a_kernel_every_density_is_one() -> None:
     np.testing.assert_allclose(mass, [0.25, 0.25, 0, 0, 0.25, 0.25], atol=1e-7)
 
 
+@pytest.mark.parametrize("alpha", [0.7, 0.8, 0.9, 0.95])
+def test_without_a_kernel_the_masses_are_those_of_knn_uniform(alpha: float) -> None:
+    queries, pool = clusters(6, 300, 8)
+    asked = {"alpha": alpha, "c": 0.5, "neighbours": 100}
+    uniform = choose_ranked("knn-uniform", queries @ pool.T, 300, **asked)
+    expected = np.zeros(300)
+    expected[uniform.positions] = uniform.gain
+    mass = mass_of("knn-kde", queries @ pool.T, 300, vectors=pool, sigma=0.0, **asked)
+    np.testing.assert_allclose(mass, expected, atol=1e-8)
+    assert 2 < 1 / (7 * mass[mass > 0].min()) < 99  # it stopped in between
+
+
 @given(
     seed=st.integers(0, 10_000), alpha=st.sampled_from([0.01, 0.5, 0.9, 0.97, 0.99]), depth=st.integers(2, 12)
 )
