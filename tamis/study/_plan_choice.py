@@ -19,15 +19,16 @@ from tamis.study._plan_stage import Stage
 from tamis.study.budget import Budget
 from tamis.study.strategies import Strategy
 
-SELECTION_ROW_BYTES = 45
-"""Of `selection.parquet`: the id does not compress below its 16 bytes."""
-SUBSET_BYTES, MANIFEST_BYTES = 6_000, 8_000
+ROW_COPIES_BYTES, COMPARED_ROW_BYTES = 60, 32
+"""Of a chosen row: columns, their copy in the store, the view; of a compared one, its nearest queries too."""
+SUBSET_BYTES, COMPARED_BYTES = 13_000, 27_000
+"""Of one subset: heads of these files, its part of the manifest; and with its map."""
 _ROW_S = 2e-6
 _TIMED_S = 0.05
 _TIMED_ROWS = 512
 _READ_BYTES_S = 3e8
 _SUBSET_S = 0.05
-_DIAGNOSED_S = 0.5
+_DIAGNOSED_S = 0.15
 """Distances of a subset and of a random draw, and choices under resampled queries, about."""
 _BLOCK_BYTES = 64 << 20
 
@@ -150,10 +151,12 @@ def writing_stages(
         memory_bytes=resident_bytes(),
         how={"seconds": f"{_DIAGNOSED_S:g} s a subset that was compared with queries, as measured"},
     )  # fmt: skip
-    disk = rows * (known.row_bytes + 2 * SELECTION_ROW_BYTES) + subsets * SUBSET_BYTES + MANIFEST_BYTES
+    near = sum(strategy.needs_query for strategy in strategies) * sum(limits)
+    disk = rows * (known.row_bytes + ROW_COPIES_BYTES) + near * COMPARED_ROW_BYTES
+    disk += subsets * SUBSET_BYTES + compared * COMPARED_BYTES
     read = min(known.rows, rows * 64) * known.row_bytes / _READ_BYTES_S
     how = {
-        "disk": f"rows of {known.row_bytes:,.0f} bytes on average, {SELECTION_ROW_BYTES} of columns",
+        "disk": f"original rows of {known.row_bytes:,.0f} bytes on average, columns, views, manifest",
         "seconds": f"{_SUBSET_S:g} s a subset, and reading rows at 300 MB/s",
     }
     written = Stage(

@@ -24,6 +24,7 @@ and RDS+ of a 7B model on an H100, as published, comes to 0.44 if every row had 
 _WARM_ROWS = 8
 _LEDGER_S = 2.0
 _MATMUL_S = 0.1
+_RUN_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class Rate:
 
 @dataclass
 class Trial:
-    """What encoding some rows of the pool gave: counts, time, and the last run's arrays."""
+    """What encoding some rows of the pool gave: counts, time, and the last run's arrays. `per_token` is the
+    median over runs of like size, so that a short disturbance does not count; `idle` is the share of the
+    time in which this process did not run, when other work holds the cores of a CPU."""
 
     rows: int = 0
     tokens: int = 0
@@ -46,8 +49,9 @@ class Trial:
     bytes: float = 0.0
     seconds: float = 0.0
     once: float = 0.0
+    per_token: float = 0.0
+    idle: float = 0.0
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    array_rows: int = 0
 
 
 def ledger_rate(
@@ -112,29 +116,40 @@ def tried(run: Any, pool: Known, seconds: float = CALIBRATION_S) -> Trial:
     order = pool.sample(CALIBRATION_ROWS)
     # Spread in the order taken too, for only the first ones may be reached.
     order = order[np.argsort(np.arange(len(order)) * 0.6180339887498949 % 1.0, kind="stable")]
-    warm, at = order[:_WARM_ROWS], 0
+    warm, left = order[:_WARM_ROWS], order[_WARM_ROWS:]
     start = time.perf_counter()
-    _run(run, pool, warm)
+    first = _run(run, pool, warm)
     found.once = time.perf_counter() - start
-    size = 2 * _WARM_ROWS
-    while at < len(order) and found.seconds < seconds:
-        rows = order[at : at + size]
+    if not len(left):  # a pool of few rows is all loading
+        _count(found, pool, warm, first)
+        return found
+    size, runs, cpu = 2 * _WARM_ROWS, [], time.process_time()
+    while len(left) and found.seconds < seconds:
+        rows, left = left[:size], left[size:]
         start = time.perf_counter()
         made = _run(run, pool, rows)
         spent = time.perf_counter() - start
-        assert pool.pool is not None
+        tokens = _count(found, pool, rows, made)
         found.seconds += spent
-        found.rows += len(rows)
-        found.tokens += int(np.maximum(made.tokens, 0).sum(dtype=np.int64))
-        found.characters += float(np.sum(pool.pool.chars[rows]))
-        found.arrays = dict(getattr(made, "arrays", {})) or {"values": made.values}
-        found.bytes += sum(array.nbytes for array in found.arrays.values())
-        found.array_rows = len(rows)
-        at += size
-        size = min(2 * size, 512)
-    warm_characters = float(np.sum(pool.pool.chars[warm])) if pool.pool is not None else 0.0
-    found.once = max(found.once - found.seconds * warm_characters / max(found.characters, 1.0), 0.0)
+        runs.append((len(rows), spent / max(tokens, 1)))
+        if spent < _RUN_S:
+            size = min(2 * size, 1024)
+    like = [each for count, each in runs if 2 * count >= max(count for count, _ in runs)]
+    found.per_token = float(np.median(like))
+    found.idle = max(0.0, 1.0 - (time.process_time() - cpu) / max(found.seconds, 1e-9))
+    found.once = max(found.once - found.per_token * float(np.maximum(first.tokens, 0).sum()), 0.0)
     return found
+
+
+def _count(found: Trial, pool: Known, rows: np.ndarray, made: Any) -> int:
+    assert pool.pool is not None
+    tokens = int(np.maximum(made.tokens, 0).sum(dtype=np.int64))
+    found.rows += len(rows)
+    found.tokens += tokens
+    found.characters += float(np.sum(pool.pool.chars[rows]))
+    found.arrays = dict(getattr(made, "arrays", {})) or {"values": made.values}
+    found.bytes += sum(array.nbytes for array in found.arrays.values())
+    return tokens
 
 
 def _run(run: Any, pool: Known, rows: np.ndarray) -> Any:

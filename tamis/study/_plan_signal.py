@@ -26,6 +26,7 @@ CHARACTERS_PER_TOKEN = 4.0
 ROW_BYTES = 200
 """Memory that grows with the pool whatever is done: ids as text (128 bytes), source, codes, tokens, order."""
 _COUNTED_ROWS = 1024
+_BUSY = 0.25
 _SHARD_FILES_BYTES = 480  # headers of three arrays and their lines in meta.json
 _META_BYTES = 1200
 _LOAD_BYTES_S = 1e9
@@ -87,7 +88,9 @@ class Work:
         trial = self.trial if found is None else None
         if trial is not None and trial.tokens:
             how = f"trial: {trial.rows:,} rows, {trial.tokens:,} tokens in {trial.seconds:.1f} s here"
-            found = Rate(trial.seconds / trial.tokens, trial.once, how)
+            if trial.idle > _BUSY and self.pool_runner.execution.get("device", "cpu") == "cpu":
+                how += f"; other work held the machine for {trial.idle:.0%} of that time"
+            found = Rate(trial.per_token, trial.once, how)
         return found
 
     @cached_property
