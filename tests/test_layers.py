@@ -20,6 +20,7 @@ ABOVE_BASE = {
     "sklearn",
     "sentence_transformers",
     "datasets",
+    "rensa",
     "zstandard",
 }
 

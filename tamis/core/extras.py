@@ -12,6 +12,7 @@ EXTRAS = {
     "lm": ("torch", "transformers", "peft", "accelerate", "safetensors", "sklearn"),
     "embed": ("sentence_transformers",),
     "hub": ("datasets",),
+    "hygiene": ("rensa",),
 }
 
 

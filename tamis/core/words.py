@@ -76,6 +76,21 @@ def _pattern(by_character: bool) -> re.Pattern[str]:
     return re.compile(rf"[{_inside(single)}][{_inside(marks)}]*|[{_inside(word - single)}]+|{runs}")
 
 
+@cache
+def kinds() -> bytes:
+    """What every code point is in "words": 0 in no word, 1 in a word, 2 a word by itself, 3 a mark."""
+    categories = [unicodedata.category(chr(point)) for point in range(sys.maxunicode + 1)]
+    found = bytearray(map(_WORD_CATEGORIES.__contains__, categories))
+    for point in _points(_MORE_WORD):
+        found[point] = 1
+    for point in _points(_BY_CHARACTER):
+        found[point] *= 2
+    for point, category in enumerate(categories):
+        if category[0] == "M":
+            found[point] = 3
+    return bytes(found)
+
+
 def _points(ranges: Iterable[tuple[int, int]]) -> Iterable[int]:
     return (point for first, last in ranges for point in range(first, last + 1))
 

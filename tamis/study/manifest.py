@@ -14,6 +14,7 @@ from tamis.core.files import read_json, write_json
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
+    from tamis.study.hygiene import Found
     from tamis.study.select import Request
     from tamis.study.signals import Signal
     from tamis.study.subset import Subset
@@ -58,11 +59,15 @@ def finish_manifest(
     signals: Mapping[str, Signal],
     subsets: Sequence[Subset],
     also: Sequence[str] = (),
+    checked: Found | None = None,
 ) -> None:
-    """Write the whole manifest over the incomplete one. `also`: further stored things that were paid for."""
+    """Write the whole manifest over the incomplete one. `also`: further stored things that were paid for.
+
+    `checked`: what was found in the pool before."""
     used = {strategy: signal.digests for strategy, signal in signals.items()}
     pools = [Path(read.path).name for read in (pool, *request.queries.values())]
-    paid = {name, *also, *pools, *(digest for digests in used.values() for digest in digests)}
+    checks = () if checked is None else checked.digests
+    paid = {name, *also, *checks, *pools, *(digest for digests in used.values() for digest in digests)}
     spent = totals(request.settings.store, paid)
     manifest = {
         "schema": SCHEMA,
@@ -75,6 +80,7 @@ def finish_manifest(
             task: {"rows": len(query), "files": [_plain(report) for report in query.files]}
             for task, query in request.queries.items()
         },
+        "hygiene": None if checked is None else checked.facts,
         "subsets": [_entry(subset, out, used[subset.strategy.name]) for subset in subsets],
         "execution": {
             "pool": str(Path(pool.path).resolve()),

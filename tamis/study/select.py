@@ -18,6 +18,7 @@ from tamis.core.files import remove_dead, replacing
 from tamis.study._report_views import write_views
 from tamis.study.budget import Budget, parse_budget
 from tamis.study.diagnostics import add_diagnostics
+from tamis.study.hygiene import Hygiene, configured, examine, leaks
 from tamis.study.manifest import begin_manifest, finish_manifest
 from tamis.study.signals import Settings, Signal, prepared, signal_of
 from tamis.study.stored import keep_subset
@@ -43,6 +44,7 @@ class Request:
     within: str | None = None
     allow_underflow: bool = False
     settings: Settings = field(default_factory=Settings)
+    hygiene: Hygiene = field(default_factory=Hygiene)
 
     def check(self, pool: Pool) -> None:
         """Raise RequestError for what cannot work, before any signal is made."""
@@ -69,6 +71,7 @@ class Request:
         for name, query in self.queries.items():
             if not len(query):
                 raise RequestError(f"query {name!r} has no rows")
+        self.hygiene.check(self.queries)
         for budget in self.budgets:
             if budget.unit != "tokens" and budget.rows_of(len(pool)) < 1:
                 raise RequestError(f"budget {budget.folder}: less than one of {len(pool)} rows")
@@ -85,6 +88,8 @@ class Request:
             "within": self.within,
             "allow_underflow": self.allow_underflow,
         }
+        if hygiene := self.hygiene.recipe():
+            found["hygiene"] = hygiene
         if settings.model is not None:
             from tamis.models.lm import load_model
             from tamis.models.render import Renderer
@@ -109,20 +114,29 @@ def select(
     seed: int = 0,
     within: str | None = None,
     allow_underflow: bool = False,
+    test: Mapping[str, Any] | None = None,
+    dedup: str | None = None,
+    decontaminate: str | None = None,
+    allow_leak: bool = False,
     **settings: Any,
 ) -> Any:
     """Choose rows of `pool`; a `Subset`, or a list of them when several strategies or budgets are given.
 
-    `query`: {task: path or Pool}. `parameters`: {method: {parameter: value}}. `settings`: fields of
+    `query`, `test`: {task: path or Pool}. `dedup` ("near"), `decontaminate` ("flag", "drop"), `allow_leak`:
+    see `study/hygiene.py`. `parameters`: {method: {parameter: value}}. `settings`: fields of
     `Settings` (store, model, template, max_tokens, dtype, device, …). With `out` its files are written.
     """
     from tamis.pools.pool import Pool
 
     options = Settings(**{**settings, "store": Path(settings.get("store", ".tamis"))})
-    queries = {
-        name: given if isinstance(given, Pool) else read_query(given, map, options.store)
-        for name, given in (query or {}).items()
-    }
+    queries, tests = (
+        {
+            name: given if isinstance(given, Pool) else read_query(given, map, options.store)
+            for name, given in (named or {}).items()
+        }
+        for named in (query, test)
+    )
+    checks, parameters = configured(parameters or {})
     names = [strategy] if isinstance(strategy, str) else list(strategy)
     budgets = [budget] if isinstance(budget, (int, str)) else list(budget)
     request = Request(
@@ -133,6 +147,7 @@ def select(
         within,
         allow_underflow,
         options,
+        Hygiene(dedup, decontaminate, tests, allow_leak, **checks),
     )
     subsets = run(pool, request, Path(out) if out is not None else None)
     single = isinstance(strategy, str) and isinstance(budget, (int, str))
@@ -149,16 +164,20 @@ def read_query(path: str | Path, map: Any, store: Path, quiet: bool = True) -> P
 def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
     """Make every subset of a request, write it below `out` when given, and return them in order."""
     request.check(pool)
+    settings = request.settings
+    leaked = leaks(request.queries, request.hygiene, settings, out)
     recipe = request.recipe(pool)
     name = digest(recipe)
     if out is not None:
         begin_manifest(out, name, recipe)
         _copy_rejected(pool, out)
+    checked = examine(pool, request.queries, request.hygiene, settings, out, leaked)
     rendering = rendering_of(pool, request.settings) if request.settings.model is not None else None
     subsets: list[Subset] = []
     signals: dict[str, Signal] = {}
     for strategy in _in_order(request.strategies):
         signal = signal_of(strategy, pool, request.queries, request.settings)
+        signal = signal if checked is None else checked.masked(signal)
         signals[strategy.name] = signal
         with booked(request.settings.store, "subset", name, strategy.name) as entry:
             chosen = _choose(pool, request, strategy, signal, rendering, subsets, out)
@@ -170,6 +189,8 @@ def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
         within = None if request.within is None else np.asarray(pool.source_codes)
         add_diagnostics(subsets, signals, request.seed, within)
         entry["rows"] = sum(map(len, subsets))
+    if checked is not None:
+        checked.tell(subsets)
     for subset in subsets:
         keep_subset(subset, request.settings.store, recipe, signals[subset.strategy.name].digests)
     if out is not None:
@@ -177,7 +198,7 @@ def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
             subset.write(out)
         write_views(out, subsets, signals, request.queries, request.seed)
         rendered = () if rendering is None else (rendering.digest,)
-        finish_manifest(out, name, recipe, pool, request, signals, subsets, rendered)
+        finish_manifest(out, name, recipe, pool, request, signals, subsets, rendered, checked)
         remove_dead(out)
     return subsets
 

@@ -79,7 +79,7 @@ def named_strategies() -> dict[str, dict[str, Any]]:
 
 def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """`method.parameter=value` texts → {method: {parameter: value}}; values are YAML scalars."""
-    known = [*REPRESENTATIONS, *SCORES, *SELECTIONS]
+    known = [*REPRESENTATIONS, *SCORES, *SELECTIONS, "near-duplicates", "contamination"]
     found: dict[str, dict[str, Any]] = {}
     for text in texts:
         key, equals, value = text.partition("=")
