@@ -59,8 +59,8 @@ SELECTIONS = Family(
 )
 
 _COMMON = {
-    "allow_underflow", "cost", "exclude", "ids", "lengths", "reference", "seed", "sources", "task_of", "usable",
-    "vectors", "within",
+    "allow_underflow", "cost", "exclude", "ids", "lengths", "reference", "seed", "sources", "task_of",
+    "usable", "vectors", "within",
 }  # fmt: skip
 
 
@@ -104,7 +104,8 @@ def choose_ranked(
     the rows of each group). Those orders are prefixes of each other too, as long as the method's are.
 
     `task_of` (m,) task of each query; `sources`, `lengths`, `ids` (n,); `vectors` (n, d); `reference`
-    positions; `exclude` positions of the rows that strict-random passes over; `seed` for random methods. Further `parameters` are the method's own (its `Config`).
+    positions; `exclude` positions of the rows that strict-random passes over; `seed` for random methods.
+    Further `parameters` are the method's own (its `Config`).
     """
     method = _method(name)
     config = _configured(method, parameters)
@@ -114,7 +115,8 @@ def choose_ranked(
     budget = _checked_budget(budget, spent)
     request = request_for(
         method, scores, task_of=task_of, sources=sources, vectors=vectors, lengths=lengths,
-        reference=reference, exclude=exclude, ids=ids, usable=usable, seed=seed, also={"cost": spent, "within": within},
+        reference=reference, exclude=exclude, ids=ids, usable=usable, seed=seed,
+        also={"cost": spent, "within": within},
     )  # fmt: skip
     order = order_of(method, request, config, within)
     if spent is None:

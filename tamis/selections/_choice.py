@@ -19,7 +19,8 @@ class Request:
 
     `task_of` (m,) holds task numbers by first appearance; `sources` (n,) source numbers by first appearance
     and `source_names` their labels; `lengths` (n,) numbers; `reference` positions of the subset to match;
-    `vectors` of the rows, read by position; `ids` (n,).
+    `exclude` positions of the rows that were usable but must not be drawn, each once; `vectors` of the rows,
+    read by position; `ids` (n,).
     """
 
     n: int
@@ -30,6 +31,7 @@ class Request:
     source_names: Sequence[object] = ()
     lengths: np.ndarray | None = None
     reference: np.ndarray | None = None
+    exclude: np.ndarray | None = None
     vectors: Vectors | None = None
     ids: np.ndarray | None = None
     seed: int = 0

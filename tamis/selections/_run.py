@@ -27,6 +27,7 @@ def request_for(
     vectors: Any,
     lengths: Any,
     reference: Any,
+    exclude: Any,
     ids: Any,
     usable: Any,
     seed: int,
@@ -52,7 +53,8 @@ def request_for(
         sources=numbers,
         source_names=names,
         lengths=checked_numbers("lengths", lengths),
-        reference=_positions(reference, n),
+        reference=_positions("reference", reference, n),
+        exclude=_positions("exclude", exclude, n),
         vectors=rows,
         ids=None if ids is None else np.asarray(ids),
         seed=seed,
@@ -67,7 +69,26 @@ def request_for(
             raise RequestError(
                 f"{method.name} needs {'scores' if need == 'similarity' else need + '='}; none were given"
             )
-    return request
+    return request if exclude is None else _without_excluded(method, request)
+
+
+def _without_excluded(method: Method, request: Request) -> Request:
+    if "exclude" not in method.needs:
+        raise RequestError(f"{method.name} does not look at exclude=; keep rows out of it with usable=")
+    mask = np.zeros(request.n, bool)
+    mask[request.exclude] = True
+    return replace(request.among(~mask), exclude=np.flatnonzero(mask & request.usable))
+
+
+def check_complement(name: str, request: Request, budget: int) -> None:
+    """Raise RequestError when fewer rows are left than asked for after rows were excluded."""
+    left = int(request.usable.sum())
+    if request.exclude is not None and left < budget:
+        raise RequestError(
+            f"{name} is infeasible: of {request.n} rows in the pool {left + len(request.exclude)} are "
+            f"usable, {len(request.exclude)} of them excluded, {left} left, and {budget} were asked for; "
+            "lower the budget, exclude smaller subsets, or allow underflow"
+        )
 
 
 def _similarity(scores: Any, usable: Any) -> Similarity | None:
@@ -113,16 +134,16 @@ def checked_numbers(name: str, values: Any) -> np.ndarray | None:
     return array
 
 
-def _positions(reference: Any, n: int) -> np.ndarray | None:
-    if reference is None:
+def _positions(name: str, given: Any, n: int) -> np.ndarray | None:
+    if given is None:
         return None
-    array = np.asarray(reference)
+    array = np.asarray(given) if np.size(given) else np.empty(0, np.int64)
     if (
         array.ndim != 1
         or array.dtype.kind not in "iu"
         or (array.size and not 0 <= array.min() <= array.max() < n)
     ):
-        raise RequestError(f"reference must be positions from 0 to {n - 1}; got {array.shape} {array.dtype}")
+        raise RequestError(f"{name} must be positions from 0 to {n - 1}; got {array.shape} {array.dtype}")
     return array.astype(np.int64)
 
 
