@@ -21,6 +21,7 @@ _PUBLIC = {
     "choose": "tamis.selections",
     "select": "tamis.study.select",
     "export": "tamis.pools.export",
+    "report": "tamis.study.report",
     "REPRESENTATIONS": "tamis.representations",
     "SCORES": "tamis.scores",
     "SELECTIONS": "tamis.selections",

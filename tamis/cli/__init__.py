@@ -136,10 +136,14 @@ def select(
     remote_code: RemoteCode = False,
     settings: Settings = None,
     within: Annotated[str | None, typer.Option(help="'source': share the budget over sources.")] = None,
+    exclude: Annotated[
+        list[Path] | None, typer.Option(help="Folder of a subset that strict-random avoids; repeatable.")
+    ] = None,
     seed: Seed = 0,
     skip_bad_rows: SkipBad = False,
     allow_underflow: Annotated[bool, typer.Option("--allow-underflow", help="Accept fewer rows.")] = False,
     max_unscored: Annotated[float, typer.Option(help="Largest share of failed rows to go on with.")] = 0.01,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
     store: StoreFolder = Path(".tamis"),
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -165,6 +169,8 @@ def select(
             skip_bad_rows,
             allow_underflow,
             as_json,
+            not no_report,
+            exclude or [],
         ),
         options,
     )
@@ -226,6 +232,20 @@ def represent(
     run(method, pool, maps, skip_bad_rows, settings or [], role, shard, options, as_json)
 
 
+@app.command(epilog="Example: tamis trace 3f2a91 --store .tamis")
+def trace(
+    row: Annotated[str, typer.Argument(help="Id of a row, or its beginning.")],
+    store: StoreFolder = Path(".tamis"),
+    as_json: AsJson = False,
+    seed: Unused = None,
+    quiet: UnusedFlag = False,
+) -> None:
+    """Show every stored thing that a row took part in, and why each selection kept it or did not."""
+    from tamis.cli.trace import run
+
+    run(row, store, as_json)
+
+
 @app.command(epilog="Example: tamis export chosen/rds-round-robin/500/seed0 --to alpaca --out subset.json")
 def export(
     subset: Annotated[Path, typer.Argument(help="Folder of a subset, as `select` wrote it.")],
@@ -240,6 +260,25 @@ def export(
     from tamis.cli.export import run
 
     run(subset, to, out, quiet, as_json)
+
+
+@app.command(epilog="Example: tamis report chosen")
+def report(
+    selections: Annotated[
+        list[Path], typer.Argument(help="Folders that `select` wrote, or of single subsets in them.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; the selection's own unless there are several.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    store: Unused = None,
+    seed: Unused = None,
+) -> None:
+    """Write a page about a selection, or about several side by side, that opens without a network."""
+    from tamis.cli.report import run
+
+    run(selections, out, quiet, as_json)
 
 
 @app.command(epilog="Example: tamis doctor --model path/to/model")

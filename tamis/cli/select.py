@@ -30,22 +30,36 @@ class Given:
     skip_bad_rows: bool
     allow_underflow: bool
     as_json: bool
+    report: bool
+    test: Sequence[str] = ()
+    dedup: str | None = None
+    decontaminate: str | None = None
+    allow_leak: bool = False
+    exclude: Sequence[Path]
 
 
 def run(given: Given, options: Settings) -> None:
     """Check everything that can be checked, read, select, write, and show the facts."""
     from tamis.study.budget import parse_budget
+    from tamis.study.hygiene import Hygiene, configured
     from tamis.study.select import Request, read_query
     from tamis.study.select import run as select
     from tamis.study.strategies import parse_settings, resolve
 
-    strategies = resolve(split_names(given.strategy), parse_settings(given.settings))
+    checks, parameters = configured(parse_settings(given.settings))
+    strategies = resolve(split_names(given.strategy), parameters)
     budgets = [parse_budget(text) for text in split_names(given.budget)]
-    paths = named_paths(given.query)
+    paths, test_paths = named_paths(given.query), named_paths(given.test, "--test")
+    Hygiene(given.dedup, given.decontaminate).check_words()
     pool = read(given.pool, given.maps, options.store, skip_bad_rows=given.skip_bad_rows, quiet=options.quiet)
     mapping = mapping_of(given.maps)
     queries = {name: read_query(path, mapping, options.store) for name, path in paths.items()}
-    request = Request(strategies, budgets, queries, given.seed, given.within, given.allow_underflow, options)
+    tests = {name: read_query(path, mapping, options.store) for name, path in test_paths.items()}
+    hygiene = Hygiene(given.dedup, given.decontaminate, tests, given.allow_leak, **checks)
+    request = Request(
+        strategies, budgets, queries, given.seed, given.within, given.allow_underflow, options,
+        hygiene, given.report,
+    )  # fmt: skip
     subsets = select(pool, request, given.out)
     if given.as_json:
         manifest = (given.out / "manifest.json").read_text(encoding="utf-8")

@@ -87,7 +87,7 @@ def _longer(mine: float, pool: float) -> str:
     ratio = mine / pool
     if 0.95 <= ratio <= 1.05:
         return "About the same."
-    return f"Longer, {number(ratio)} times." if ratio > 1 else f"Shorter, {number(ratio)} times the length."
+    return f"{'Longer' if ratio > 1 else 'Shorter'}, {number(ratio, 2)} times the length."
 
 
 def _asked(view: View) -> Answer:
@@ -103,7 +103,7 @@ def _asked(view: View) -> Answer:
     return Answer(
         question,
         f"{int((picks > 0).sum()):,} of {len(picks):,} queries {verbs} rows.",
-        f"The median query {verb} {number(float(np.median(picks)))}; {visible(query.task)} {query.number} "
+        f"The median query {verb} {number(float(np.median(picks)))}; {visible(query.task)} #{query.number} "
         f"{verb} most, {number(int(picks[most]))}. Below, each row names its query and each query its rows.",
     )
 
@@ -116,7 +116,7 @@ def _worst(view: View) -> Answer:
     best = float(view.score[view.ranked[0]])
     return Answer(
         question,
-        f"Rank {rank + 1:,}, score {number(float(view.score[rank]))}.",
+        f"Rank {rank:,}, score {number(float(view.score[rank]))}.",
         f"From {visible(str(view.pool.sources[view.positions[rank]]))}; the best score is {number(best)}. "
         "Its text is below.",
     )
@@ -156,7 +156,7 @@ def groups(view: View) -> list[Group]:
         found.append(Group("Just inside the budget", "the last rows of the order", _cards(view, last)))
         beyond = view.outside[:SHOWN]
         heads = [
-            f"would be rank {k + i + 1:,}, score {number(float(score))}"
+            f"would be rank {k + i:,}, score {number(float(score))}"
             for i, score in enumerate(view.outside_score[:SHOWN].tolist())
         ]
         note = "the next rows of the order" if len(beyond) else "not known for this strategy and budget"
@@ -173,7 +173,7 @@ def groups(view: View) -> list[Group]:
 
 def _cards(view: View, ranks: list[int]) -> list[Card]:
     rows = view.positions[ranks]
-    heads = [f"rank {rank + 1:,}, score {number(float(view.score[rank]))}" for rank in ranks]
+    heads = [f"rank {rank:,}, score {number(float(view.score[rank]))}" for rank in ranks]
     near = [
         [
             f"{_query(view, int(query))} at {number(float(value))}"
@@ -194,7 +194,7 @@ def _cards(view: View, ranks: list[int]) -> list[Card]:
 
 def _query(view: View, query: int) -> str:
     asked = view.run.queries[query]
-    return f"{visible(asked.task)} {asked.number}"
+    return f"{visible(asked.task)} #{asked.number}"
 
 
 def _loose(view: View, rows: np.ndarray, heads: list[str]) -> list[Card]:

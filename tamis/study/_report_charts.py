@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 480, 270
-LEFT, RIGHT, TOP, BOTTOM = 54, 10, 26, 44
+LEFT, RIGHT, TOP, BOTTOM = 54, 18, 28, 44
 POINTS = 240  # of a curve
 
 
@@ -38,7 +38,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return f"{value:,.0f}"
     if abs(value) < 1e-4:
         return f"{value:.{digits - 1}e}"
-    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{places}f}".rstrip("0").rstrip(".")
 
 
 def percent(share: float | None) -> str:
@@ -70,7 +71,9 @@ class Axis:
     def ticks(self) -> list[float]:
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            return [10.0**p for p in powers if self.low <= 10.0**p <= self.high]
+            wide = self.high > 2000 * self.low
+            found = [m * 10.0**p for p in powers for m in ((1,) if wide else (1, 2, 5))]
+            return [tick for tick in found if self.low <= tick <= self.high]
         step = nice_step(self.high - self.low)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
@@ -144,18 +147,18 @@ def limits(*arrays: np.ndarray) -> tuple[float, float]:
 def curves(
     title: str, x_label: str, y_label: str, lines: Sequence[tuple[str, np.ndarray]], **more: object
 ) -> Chart:
-    """Curves by rank 1, 2, …: (kind, values) each; `marks` are ranks with a vertical line, `note` a text."""
+    """Curves by rank 0, 1, …: (kind, values) each; `marks` are ranks with a vertical line, `note` a text."""
     marks = more.get("marks") or ()
     assert isinstance(marks, (list, tuple))
     longest = max((len(values) for _, values in lines), default=1)
     low, high = limits(*(values for _, values in lines))
-    x = Axis(1, max(longest, 2), LEFT, WIDTH - RIGHT)
+    x = Axis(0, max(longest - 1, 1), LEFT, WIDTH - RIGHT)
     y = Axis(low, high, HEIGHT - BOTTOM, TOP)
     parts = frame(x, y, x_label, y_label)
     for mark in marks:
         parts.append(f'<path class="mark" d="M{x(mark):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
     for kind, values in reversed(lines):
-        parts.append(line(x, y, np.arange(1, len(values) + 1), values, kind))
+        parts.append(line(x, y, np.arange(len(values)), values, kind))
     return Chart(title, svg(parts, title), str(more.get("note") or ""))
 
 

@@ -161,7 +161,7 @@ def _map(view: View) -> Chart | None:
         points,
         (f"first axis, {percent(first)}", f"second axis, {percent(second)}"),
         f"Grey dots: {sizes['pool']:,} of {told['of_rows']:,} pool rows, drawn at random; filled dots: "
-        f"{sizes['mine']:,} of {told['of_subset']:,} chosen rows; large rings: {sizes['query']:,} of "
+        f"{sizes['mine']:,} of {told['of_subset']:,} chosen rows; large dots: {sizes['query']:,} of "
         f"{told['of_queries']:,} queries. Principal components of the sampled pool rows; what is near here "
         f"can be far in the other {percent(1 - first - second)}.",
     )

@@ -15,11 +15,14 @@ from tamis.core.cost import booked
 from tamis.core.digest import digest
 from tamis.core.errors import RequestError
 from tamis.core.files import remove_dead, replacing
+from tamis.study._report_facts import read_runs
 from tamis.study._report_views import write_views
 from tamis.study.budget import Budget, parse_budget
 from tamis.study.diagnostics import add_diagnostics
+from tamis.study.exclude import STRICT_RANDOM, check_exclude, exclude_recipe, excluded_rows
 from tamis.study.hygiene import Hygiene, configured, examine, leaks
 from tamis.study.manifest import begin_manifest, finish_manifest
+from tamis.study.report import write_report
 from tamis.study.signals import Settings, Signal, prepared, signal_of
 from tamis.study.stored import keep_subset
 from tamis.study.strategies import Strategy, resolve
@@ -45,6 +48,8 @@ class Request:
     allow_underflow: bool = False
     settings: Settings = field(default_factory=Settings)
     hygiene: Hygiene = field(default_factory=Hygiene)
+    exclude: Sequence[Path] = ()  # folders of subsets that strict-random passes over
+    report: bool = True  # beside what is written
 
     def check(self, pool: Pool) -> None:
         """Raise RequestError for what cannot work, before any signal is made."""
@@ -66,6 +71,7 @@ class Request:
             )
         if any(strategy.name == LENGTH_MATCHED for strategy in self.strategies):
             _reference(self.strategies)
+        check_exclude(self.strategies, self.exclude)
         for strategy in self.strategies:
             prepared(strategy, self.settings)
         for name, query in self.queries.items():
@@ -90,6 +96,11 @@ class Request:
         }
         if hygiene := self.hygiene.recipe():
             found["hygiene"] = hygiene
+        if self.exclude:
+            found["exclude"] = exclude_recipe(self.exclude)
+        contents = {s.name: sides for s in self.strategies if (sides := prepared(s, settings))}
+        if contents:
+            found["contents"] = contents
         if settings.model is not None:
             from tamis.models.lm import load_model
             from tamis.models.render import Renderer
@@ -114,17 +125,21 @@ def select(
     seed: int = 0,
     within: str | None = None,
     allow_underflow: bool = False,
+    report: bool = True,
     test: Mapping[str, Any] | None = None,
     dedup: str | None = None,
     decontaminate: str | None = None,
     allow_leak: bool = False,
+    exclude: Sequence[str | Path] = (),
     **settings: Any,
 ) -> Any:
     """Choose rows of `pool`; a `Subset`, or a list of them when several strategies or budgets are given.
 
     `query`, `test`: {task: path or Pool}. `dedup` ("near"), `decontaminate` ("flag", "drop"), `allow_leak`:
-    see `study/hygiene.py`. `parameters`: {method: {parameter: value}}. `settings`: fields of
-    `Settings` (store, model, template, max_tokens, dtype, device, …). With `out` its files are written.
+    see `study/hygiene.py`. `exclude`: folders of subsets that strict-random passes over, besides the largest
+    subset of every other strategy that is not a draw. `parameters`: {method: {parameter: value}}. `settings`: fields of
+    `Settings` (store, model, template, max_tokens, dtype, device, …). With `out` its files are written,
+    and a report of them unless `report` is False.
     """
     from tamis.pools.pool import Pool
 
@@ -148,6 +163,8 @@ def select(
         allow_underflow,
         options,
         Hygiene(dedup, decontaminate, tests, allow_leak, **checks),
+        [Path(folder) for folder in exclude],
+        report,
     )
     subsets = run(pool, request, Path(out) if out is not None else None)
     single = isinstance(strategy, str) and isinstance(budget, (int, str))
@@ -200,6 +217,8 @@ def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
         rendered = () if rendering is None else (rendering.digest,)
         finish_manifest(out, name, recipe, pool, request, signals, subsets, rendered, checked)
         remove_dead(out)
+        if request.report:
+            write_report(read_runs([out]), out)
     return subsets
 
 
@@ -222,8 +241,8 @@ def rendering_of(pool: Pool, settings: Settings) -> Rendering:
 
 
 def _in_order(strategies: Sequence[Strategy]) -> list[Strategy]:
-    """Strategies with the length-matched control last: it needs the subset that it matches."""
-    return sorted(strategies, key=lambda strategy: strategy.name == LENGTH_MATCHED)
+    """Strategies with the controls last that need the subsets of others."""
+    return sorted(strategies, key=lambda strategy: strategy.name in (LENGTH_MATCHED, STRICT_RANDOM))
 
 
 def _reference(strategies: Sequence[Strategy]) -> Strategy:
@@ -317,6 +336,8 @@ def _inputs(
         inputs["sources"] = pool.sources
     if request.within is not None and strategy.name != LENGTH_MATCHED:
         inputs["within"] = np.asarray(pool.source_codes)
+    if "exclude" in needs:
+        inputs["exclude"] = excluded_rows(pool, request.strategies, made, request.exclude)
     if "lengths" in needs:
         inputs["lengths"] = tokens if tokens is not None else np.asarray(pool.chars)
         reference = _reference(request.strategies)

@@ -35,7 +35,7 @@
   const PAGE = 20;
   let view = data.views[0], ranks = [], page = 0, asked = [], askedPage = 0, lower = null;
 
-  const nameOf = (q) => queries[q].task + " " + queries[q].row;
+  const nameOf = (q) => queries[q].task + " #" + queries[q].row;
   const nearestOf = (rank) => (view.places ? view.nearest[rank * view.places] : -1);
   const picksOf = (q) => view.picks[q - view.first];
   const queryOf = (rank) => (view.chooser ? view.chooser[rank] : nearestOf(rank));
@@ -124,7 +124,7 @@
 
   function card(rank) {
     const row = view.rows[rank], item = make("li"), box = make("details"), summary = make("summary");
-    const parts = ["rank " + whole.format(rank + 1)];
+    const parts = ["rank " + whole.format(rank)];
     if (view.score) parts.push("score " + short(view.score[rank]));
     parts.push(sources[rows.source[row]]);
     if (view.tokens) parts.push(whole.format(view.tokens[rank]) + " tokens");
