@@ -135,6 +135,16 @@ def select(
     batch_tokens: BatchTokens = None,
     remote_code: RemoteCode = False,
     settings: Settings = None,
+    test: Annotated[
+        list[str] | None, typer.Option(help="NAME=PATH of rows that must not be trained on; repeatable.")
+    ] = None,
+    dedup: Annotated[str | None, typer.Option(help="'near': drop rows that nearly repeat another.")] = None,
+    decontaminate: Annotated[
+        str | None, typer.Option(help="'flag' or 'drop' rows that hold text of a test or query row.")
+    ] = None,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Go on with text of test rows among the queries.")
+    ] = False,
     within: Annotated[str | None, typer.Option(help="'source': share the budget over sources.")] = None,
     exclude: Annotated[
         list[Path] | None, typer.Option(help="Folder of a subset that strict-random avoids; repeatable.")
@@ -170,6 +180,10 @@ def select(
             allow_underflow,
             as_json,
             not no_report,
+            test or [],
+            dedup,
+            decontaminate,
+            allow_leak,
             exclude or [],
         ),
         options,

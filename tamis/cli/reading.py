@@ -52,7 +52,7 @@ def read(
     return pool
 
 
-def named_paths(texts: Sequence[str]) -> dict[str, str]:
+def named_paths(texts: Sequence[str], flag: str = "--query") -> dict[str, str]:
     """`NAME=PATH` texts → {name: path}; a bare path is named by its stem."""
     found: dict[str, str] = {}
     for text in texts:
@@ -60,9 +60,9 @@ def named_paths(texts: Sequence[str]) -> dict[str, str]:
         if not equals:
             name, path = Path(text).name.split(".")[0], text
         if not name or not path:
-            raise RequestError(f"--query {text!r}: expected NAME=PATH")
+            raise RequestError(f"{flag} {text!r}: expected NAME=PATH")
         if name in found:
-            raise RequestError(f"--query: the task {name!r} is given twice ({found[name]} and {path})")
+            raise RequestError(f"{flag}: the task {name!r} is given twice ({found[name]} and {path})")
         found[name] = path
     return found
 

@@ -35,7 +35,7 @@ class Given:
     dedup: str | None = None
     decontaminate: str | None = None
     allow_leak: bool = False
-    exclude: Sequence[Path]
+    exclude: Sequence[Path] = ()
 
 
 def run(given: Given, options: Settings) -> None:
@@ -58,7 +58,7 @@ def run(given: Given, options: Settings) -> None:
     hygiene = Hygiene(given.dedup, given.decontaminate, tests, given.allow_leak, **checks)
     request = Request(
         strategies, budgets, queries, given.seed, given.within, given.allow_underflow, options,
-        hygiene, given.report,
+        hygiene, given.exclude, given.report,
     )  # fmt: skip
     subsets = select(pool, request, given.out)
     if given.as_json:

@@ -33,6 +33,9 @@ def show_subsets(subsets: Sequence[Subset], out: Path) -> None:
     """One overview of all subsets, then sources and warnings of each."""
     screen = console()
     screen.print(_overview(subsets))
+    if subsets and (dropped := subsets[0].facts.get("dropped")):
+        counts = ", ".join(f"{rows:,} {reason.replace('_', ' ')}" for reason, rows in dropped.items())
+        screen.print(f"\nrows of the pool dropped before any choice: {counts}")
     for subset in subsets:
         screen.print()
         screen.print(_sources(subset))

@@ -97,7 +97,7 @@ def near_duplicates(
     }
     thing = Store(store).open("hygiene", recipe, shards=1)
     if thing.state != "complete":
-        work = _signatures(pool, store, config, quiet)
+        work = _signatures(pool, store, config, quiet, thing.digest)
         thing.begin()
         with booked(store, "hygiene", thing.digest, "near-duplicates") as entry:
             sketches = Sketches(work, len(pool))
@@ -122,7 +122,7 @@ def near_duplicates(
 # --- signatures -----------------------------------------------------------------------------------------
 
 
-def _signatures(pool: Pool, store: Path, config: Config, quiet: bool) -> Thing:
+def _signatures(pool: Pool, store: Path, config: Config, quiet: bool, paid_for: str) -> Thing:
     """Shingles and band keys of every row as a stored thing, made shard by shard."""
     rensa = need("rensa", extra="hygiene")
     recipe = {
@@ -139,7 +139,7 @@ def _signatures(pool: Pool, store: Path, config: Config, quiet: bool) -> Thing:
     with progress(len(pool), "rows", "near duplicates: signatures", quiet) as advance:
         for shard, (start, stop) in enumerate(bounds):
             if shard in work.missing():
-                with booked(store, "hygiene", work.digest, "near-duplicates", shard=shard) as entry:
+                with booked(store, "hygiene", paid_for, "near-duplicates", shard=shard) as entry:
                     work.write_shard(shard, _sketch(pool, start, stop, config, rensa))
                     entry["rows"] = stop - start
             advance(stop - start)

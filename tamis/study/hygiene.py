@@ -49,14 +49,18 @@ class Hygiene:
         """`flag`, `drop` or None: tests that are given are looked for even if nothing else is asked."""
         return self.decontaminate or ("flag" if self.tests else None)
 
-    def check(self, queries: Mapping[str, Pool]) -> None:
-        """Raise RequestError for what cannot be."""
+    def check_words(self) -> None:
+        """Raise RequestError for values that are none of the known ones."""
         if self.dedup not in (None, "near"):
             raise RequestError(
                 f"--dedup {self.dedup!r}: expected 'near' (exact duplicates are merged always)"
             )
         if self.decontaminate not in (None, "flag", "drop"):
             raise RequestError(f"--decontaminate {self.decontaminate!r}: expected 'flag' or 'drop'")
+
+    def check(self, queries: Mapping[str, Pool]) -> None:
+        """Raise RequestError for what cannot be."""
+        self.check_words()
         if self.decontaminate and not self.tests and not queries:
             raise RequestError(
                 f"--decontaminate {self.decontaminate} compares the pool with tests and queries: "
