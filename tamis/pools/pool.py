@@ -125,8 +125,8 @@ class Pool:
         """Characters in the contents of each row (n,) int64."""
         return self._array("chars")
 
-    def find(self, prefix: str) -> int:
-        """Position of the row whose id begins with `prefix`."""
+    def matching(self, prefix: str) -> np.ndarray:
+        """Positions (k,) int64 of the rows whose ids begin with `prefix`."""
         text = prefix.strip().lower()
         if not text or len(text) > 2 * ID_BYTES or set(text) - set("0123456789abcdef"):
             raise RequestError(f"{prefix!r} is no row id: expected up to {2 * ID_BYTES} hex digits")
@@ -136,7 +136,12 @@ class Pool:
         fits = (self.id_bytes[:, :whole] == low[:whole]).all(1)
         if len(text) % 2:
             fits &= (self.id_bytes[:, whole] >= low[whole]) & (self.id_bytes[:, whole] <= high[whole])
-        found = np.flatnonzero(fits)
+        found: np.ndarray = np.flatnonzero(fits)
+        return found
+
+    def find(self, prefix: str) -> int:
+        """Position of the row whose id begins with `prefix`."""
+        found = self.matching(prefix)
         if len(found) != 1:
             shown = ", ".join(hex_ids(self.id_bytes[found[:3]]).tolist())
             reason = (
