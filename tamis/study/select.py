@@ -137,9 +137,9 @@ def select(
 
     `query`, `test`: {task: path or Pool}. `dedup` ("near"), `decontaminate` ("flag", "drop"), `allow_leak`:
     see `study/hygiene.py`. `exclude`: folders of subsets that strict-random passes over, besides the largest
-    subset of every other strategy that is not a draw. `parameters`: {method: {parameter: value}}. `settings`: fields of
-    `Settings` (store, model, template, max_tokens, dtype, device, …). With `out` its files are written,
-    and a report of them unless `report` is False.
+    subset of every other strategy that is not a draw. `parameters`: {method: {parameter: value}}.
+    `settings`: fields of `Settings` (store, model, template, max_tokens, dtype, device, …). With `out` its
+    files are written, and a report of them unless `report` is False.
     """
     from tamis.pools.pool import Pool
 

@@ -67,12 +67,14 @@ def keep_subset(subset: Subset, store: Path, recipe: Mapping[str, Any], signals:
     import pyarrow.parquet as pq
 
     method = subset.strategy.methods()[-1]
-    own = {key: value for key, value in recipe.items() if key not in ("strategies", "budgets")}
+    looks_at_others = "exclude" in method.needs
+    foreign = ("strategies", "budgets") if looks_at_others else ("strategies", "budgets", "exclude")
+    own = {key: value for key, value in recipe.items() if key not in foreign}
     if not set(method.needs) <= {"similarity", "vectors", "sources"}:
         own["beside"] = recipe["strategies"]
     elif not subset.strategy.needs_query:
         own["queries"] = {}
-    if not method.nested:
+    if looks_at_others or not method.nested:
         own["budgets"] = recipe["budgets"]
     own |= {
         "strategy": subset.strategy.recipe(),
