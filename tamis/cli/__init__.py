@@ -94,6 +94,10 @@ def inspect(
     row: Annotated[
         str | None, typer.Option("--row", help="Id (or its beginning) or number of a row.")
     ] = None,
+    near: Annotated[bool, typer.Option("--near", help="Look for near duplicates too.")] = False,
+    against: Annotated[
+        list[str] | None, typer.Option(help="File of test or query rows to look for in the pool; repeatable.")
+    ] = None,
     model: Model = None,
     template: Template = "auto",
     max_tokens: MaxTokens = 2048,
@@ -108,8 +112,11 @@ def inspect(
     from tamis.cli.inspect import Given, run
 
     run(
-        Given(pool, maps, row, model, template, max_tokens, skip_bad_rows, store, quiet, as_json, remote_code)
-    )
+        Given(
+            pool, maps, row, model, template, max_tokens, skip_bad_rows, store, quiet, as_json, remote_code,
+            near, against or [],
+        )
+    )  # fmt: skip
 
 
 @app.command(
@@ -258,6 +265,78 @@ def trace(
     from tamis.cli.trace import run
 
     run(row, store, as_json)
+
+
+@app.command(
+    "import",
+    epilog="Example: tamis import --pool data.jsonl --vectors vectors.npy --ids ids.txt --name mine",
+)
+def import_(
+    pool: PoolPaths,
+    name: Annotated[str, typer.Option(help="What to call it: --set import.name=NAME uses it.")],
+    vectors: Annotated[Path | None, typer.Option(help="A .npy matrix (rows, d).")] = None,
+    bergson: Annotated[Path | None, typer.Option(help="Folder of a bergson gradient index.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="A .csv, .tsv, .jsonl or .parquet file.")] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="Row ids of the vectors: text, .json, .npy, .parquet.")
+    ] = None,
+    by_position: Annotated[
+        bool, typer.Option("--by-position", help="Rows are in the order of the pool (and of the queries).")
+    ] = False,
+    id_column: Annotated[str, typer.Option("--id", help="Column of row ids in the scores.")] = "id",
+    column: Annotated[str | None, typer.Option(help="Column of the scores.")] = None,
+    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="Store the negative.")] = False,
+    query: Annotated[
+        list[str] | None, typer.Option(help="NAME=PATH of a target's examples; repeatable.")
+    ] = None,
+    query_vectors: Annotated[
+        Path | None, typer.Option(help="Vectors of the queries: .npy, or a bergson index.")
+    ] = None,
+    query_ids: Annotated[Path | None, typer.Option(help="Row ids of the query vectors.")] = None,
+    inner_product: Annotated[
+        bool, typer.Option("--inner-product", help="Keep the lengths of the vectors: no cosines.")
+    ] = False,
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="Leave out ids that the pool lacks.")
+    ] = False,
+    allow_repeated: Annotated[
+        bool, typer.Option("--allow-repeated", help="Take the first of repeated ids.")
+    ] = False,
+    maps: Maps = None,
+    skip_bad_rows: SkipBad = False,
+    store: StoreFolder = Path(".tamis"),
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    seed: Unused = None,
+) -> None:
+    """Bring in vectors, gradients or scores that were made elsewhere, matched to the rows of a pool."""
+    from tamis.cli.import_ import Given, run
+
+    run(
+        Given(
+            pool,
+            name,
+            vectors,
+            bergson,
+            scores,
+            ids,
+            by_position,
+            id_column,
+            column,
+            lower_is_better,
+            query or [],
+            query_vectors,
+            query_ids,
+            inner_product,
+            allow_unknown,
+            allow_repeated,
+            maps,
+            skip_bad_rows,
+            store,
+            quiet,
+            as_json,
+        )
+    )
 
 
 @app.command(epilog="Example: tamis export chosen/rds-round-robin/500/seed0 --to alpaca --out subset.json")

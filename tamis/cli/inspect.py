@@ -6,13 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.text import Text
 
-from tamis.cli.reading import read
+from tamis.cli.reading import mapping_of, read
 from tamis.cli.tables import console, table
 from tamis.core.errors import RequestError
 
@@ -38,6 +39,8 @@ class Given:
     quiet: bool
     as_json: bool
     remote_code: bool
+    near: bool = False
+    against: Sequence[str] = ()
 
 
 def run(given: Given) -> None:
@@ -46,7 +49,7 @@ def run(given: Given) -> None:
     if given.row is not None:
         _show_row(pool, given)
         return
-    facts = facts_of(pool, given)
+    facts = {**facts_of(pool, given), **_hygiene(pool, given)}
     if given.as_json:
         print(json.dumps(facts, ensure_ascii=False))
     else:
@@ -83,6 +86,27 @@ def facts_of(pool: Pool, given: Given) -> dict[str, Any]:
         "histogram": _histogram(lengths),
         "rejected": _rejected(pool),
     }
+
+
+def _hygiene(pool: Pool, given: Given) -> dict[str, Any]:
+    """Near duplicates, and text of other files in the pool, with the first examples of each."""
+    from tamis.pools.contamination import contamination
+    from tamis.pools.near_duplicates import near_duplicates
+    from tamis.study.hygiene import Hygiene, matched_lines, near_lines, target_facts
+    from tamis.study.select import read_query
+
+    found: dict[str, Any] = {}
+    if given.near:
+        near = near_duplicates(pool, given.store, quiet=given.quiet)
+        examples = list(islice(near_lines(pool, near, set()), _SHOWN))
+        found["near_duplicates"] = {**near.summary, "examples": examples}
+    if given.against:
+        mapping = mapping_of(given.maps)
+        targets = {path: read_query(path, mapping, given.store) for path in given.against}
+        matches = contamination(pool, targets, given.store, quiet=given.quiet)
+        examples = list(islice(matched_lines(pool, targets, matches, Hygiene(), "pool", set()), _SHOWN))
+        found["against"] = {"targets": target_facts(matches), "examples": examples}
+    return found
 
 
 def _lengths(pool: Pool, given: Given) -> tuple[str, np.ndarray]:
@@ -150,6 +174,33 @@ def _show(facts: dict[str, Any]) -> None:
     for entry in facts["histogram"]:
         bar = "█" * max(1, round(_BAR * entry["rows"] / most))
         screen.print(f"  up to {entry['up_to']:>8,}  {bar} {entry['rows']:,}")
+    _show_hygiene(facts)
+
+
+def _show_hygiene(facts: dict[str, Any]) -> None:
+    screen = console()
+    if near := facts.get("near_duplicates"):
+        count, groups = near["near_duplicates"], near["groups"]
+        screen.print(f"\n{count:,} rows nearly repeat one of {groups:,} earlier rows")
+        for group in near["examples"]:
+            screen.print(_one_line(f"  row {group['kept']['row']}: ", group["kept"]["text"]))
+            for row in group["repeats"][:3]:
+                screen.print(_one_line(f"    {row['similarity']:.2f} row {row['row']}: ", row["text"]))
+    if against := facts.get("against"):
+        made = table("\ntext of other files", "file", "rows", "rows in the pool", "pool rows", "not checked")
+        for name, target in against["targets"].items():
+            made.add_row(
+                Text(name), f"{target['rows']:,}", f"{target['rows_found']:,}", f"{target['pool_rows']:,}",
+                f"{target['rows_not_checked']:,}",
+            )  # fmt: skip
+        screen.print(made)
+        for line in against["examples"]:
+            where = f"  row {line['row']}, {line['part']} of row {line['target_row']} of {line['task']}"
+            screen.print(_one_line(f"{where}, {line['share']:.0%}: ", line["text"]))
+
+
+def _one_line(where: str, text: str) -> Text:
+    return Text(where + " ".join(text.split()))
 
 
 def _position(pool: Pool, given: str) -> int:

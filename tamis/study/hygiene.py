@@ -148,7 +148,7 @@ def leaks(
             matches = contamination.contamination(query, tests, settings.store, hygiene.match)
             if len(matches):
                 found[name] = {"query_rows": len(np.unique(matches.row)), "of": len(query)}
-                lines += _matched_lines(query, tests, matches, hygiene, f"query {name}", set())
+                lines += matched_lines(query, tests, matches, hygiene, f"query {name}", set())
     if lines and not hygiene.allow_leak:
         if out is not None:
             _write(out / MATCH_FILE, iter(lines))
@@ -194,7 +194,7 @@ def examine(
             pool, named, settings.store, hygiene.match, quiet=settings.quiet
         )
         digests.append(matches.digest)
-        facts["contamination"] = {"mode": hygiene.mode, "targets": _target_facts(matches, len(pool))}
+        facts["contamination"] = {"mode": hygiene.mode, "targets": target_facts(matches)}
         facts["contamination"]["leak"] = (leaked or {}).get("counts", {})
         for kind in ("test", "query"):
             mine = [i for i, name in enumerate(matches.targets) if name.startswith(f"{kind} ")]
@@ -207,7 +207,7 @@ def examine(
                 keep &= ~rows
         if out is not None:
             gone = set(np.flatnonzero(~keep).tolist())
-            lines = _matched_lines(pool, named, matches, hygiene, "pool", gone)
+            lines = matched_lines(pool, named, matches, hygiene, "pool", gone)
             _write(out / MATCH_FILE, chain((leaked or {}).get("lines", ()), lines))
     if hygiene.dedup:
         near = near_duplicates.near_duplicates(pool, settings.store, hygiene.near, settings.quiet)
@@ -234,7 +234,8 @@ def dropped_near(near: NearDuplicates, keep: np.ndarray) -> np.ndarray:
     return found
 
 
-def _target_facts(matches: Matches, rows: int) -> dict[str, Any]:
+def target_facts(matches: Matches) -> dict[str, Any]:
+    """Of each target: its rows, those found in the pool, and the pool rows that hold them."""
     found = {}
     for i, name in enumerate(matches.targets):
         mine = matches.target == i
@@ -246,7 +247,7 @@ def _target_facts(matches: Matches, rows: int) -> dict[str, Any]:
     return found
 
 
-def _matched_lines(
+def matched_lines(
     pool: Pool, targets: Mapping[str, Pool], matches: Matches, hygiene: Hygiene, where: str, gone: set[int]
 ) -> Iterator[dict[str, Any]]:
     """One line a match, with the text that they share."""
