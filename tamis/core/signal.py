@@ -49,9 +49,10 @@ class StoredSignal:
 
 def signal_recipe(method: Method, made_by: Mapping[str, Any], pool: str, rows: int) -> dict[str, Any]:
     """Everything that determines a stored signal. `made_by` is the recipe of the configured method;
-    parameters that only matter when rows are compared are not in it, so that they share what is stored."""
+    parameters that only matter when rows are compared are not in it, so that they share what is stored, and
+    methods that derive their numbers from the same columns name those in its `stored_as`."""
     return {
-        "method": method.name,
+        "method": made_by.get("stored_as", method.name),
         "version": method.version,
         "made_by": dict(made_by),
         "pool": pool,

@@ -15,17 +15,22 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Scored:
     """A run of b rows, scored: values (b,) float64, NaN where a row has no score; status codes (b,) uint8;
-    rendered tokens (b,) int32, −1 where nothing was rendered; and the reason of every row that was refused or
-    failed, by its number in the run."""
+    rendered tokens (b,) int32, −1 where nothing was rendered; the reason of every row that was refused or
+    failed, by its number in the run; and further columns (b,) that are stored beside the values."""
 
     values: np.ndarray
     status: np.ndarray
     tokens: np.ndarray
     reasons: dict[int, str] = field(default_factory=dict)
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Scorer(Protocol):
-    """A configured score, ready for rows."""
+    """A configured score, ready for rows.
+
+    A scorer may have `derive(columns, status)`, which gives (values (n,), status (n,)) from what is stored;
+    methods that derive from the same columns name those in their recipe as `stored_as` (`_likelihood.py`).
+    """
 
     @property
     def recipe(self) -> Mapping[str, Any]:

@@ -5,11 +5,12 @@
 min_q (good for every query); "normalized-mean": mean over q of (S[q, j] - min_i S[q, i]) / (max_i - min_i), i
 over the usable rows, a constant query giving 0; "task-mean-max": mean over tasks of the maximum over the
 task's queries; "task-mean-mean": mean over tasks of the mean over the task's queries. A score of the rows
-alone is one query.
+alone is one query. `most`: rows with s_j above it are left out; `skip`: the first int(skip x rows left) of
+the order are passed over.
 **Needs.** similarity S (m, n) or a score (n,), usable (n,); task_of (m,) for the task aggregates.
 **Gives.** positions int64 (k,), best first; gain = s_j, higher is better; query = the one that attains "max"
 or "min". Ties go to the smaller position, or, with `tie_seed`, to the smaller seeded hash of the row's id
-(its position when no ids are given). Nested.
+(its position when no ids are given). Nested. Notes count what `most` and `skip` left out.
 **Cost.** One pass of O(n m d), O(n) memory, a sort of n numbers; "normalized-mean" takes two passes.
 **Departs.** The released script returns means in ascending order, so that a prefix of it is the worst part;
 here the best is first. It divides by zero for a constant query. Sums are in float64, its means exact
@@ -36,16 +37,21 @@ Aggregate = Literal["mean", "max", "min", "normalized-mean", "task-mean-max", "t
 
 @dataclass(frozen=True)
 class Config:
-    """`aggregate`: how a row's scores become one; `tie_seed`: ties by a seeded hash, not by position."""
+    """`aggregate`: how a row's scores become one; `tie_seed`: ties by a seeded hash, not by position; `most`:
+    largest score that may be chosen; `skip`: share of the order, from the top, that is passed over."""
 
     aggregate: Aggregate = "mean"
     tie_seed: int | None = None
+    most: float | None = None
+    skip: float = 0.0
 
     def __post_init__(self) -> None:
         if self.aggregate not in get_args(Aggregate):
             raise ValueError(
                 f"aggregate must be one of {', '.join(get_args(Aggregate))}; not {self.aggregate!r}"
             )
+        if not 0 <= self.skip < 1:
+            raise ValueError(f"skip={self.skip}: expected a share, 0 or more and below 1")
 
 
 def select(request: Request, limit: int, config: Config) -> Choice:
@@ -53,10 +59,19 @@ def select(request: Request, limit: int, config: Config) -> Choice:
     assert request.similarity is not None  # the family checks `needs`
     reduced = _aggregated(request.similarity, request.task_of, config.aggregate)
     ties = None if config.tie_seed is None else hashed(request.n, config.tie_seed, "tie", request.ids)
-    rows = ranked(reduced.key, reduced.choosable, limit, ties)
+    choosable = reduced.choosable
+    notes: dict[str, int] = {}
+    if config.most is not None:
+        choosable = choosable & (reduced.key <= config.most)
+        notes["above_most"] = int(reduced.choosable.sum() - choosable.sum())
+    if config.skip:
+        notes["skipped"] = int(config.skip * int(choosable.sum()))
+    skip = notes.get("skipped", 0)
+    rows = ranked(reduced.key, choosable, skip + limit, ties)[skip:]
     query = None if reduced.query is None else reduced.query[rows]
     task = None if query is None or request.task_of is None else request.task_of[query]
-    return chosen(rows, reduced.key[rows], query, task, passes=reduced.passes, nan_count=reduced.nan_count)
+    notes |= {"passes": reduced.passes, "nan_count": reduced.nan_count}
+    return chosen(rows, reduced.key[rows], query, task, **notes)
 
 
 def _aggregated(similarity: Similarity, task_of: np.ndarray | None, aggregate: Aggregate) -> Reduced:

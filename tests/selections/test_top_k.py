@@ -97,3 +97,19 @@ def test_a_score_has_no_query() -> None:
 def test_task_aggregates_need_tasks() -> None:
     with pytest.raises(RequestError, match="task_of"):
         choose("top-k", F3, 2, aggregate="task-mean-max")
+
+
+def test_the_middle_by_skipping_the_top() -> None:
+    nll = np.array([2, 1, 3, 0.5, 2.5, 1.5])  # P1
+    assert choose("top-k", nll, 2).tolist() == [2, 4]
+    choice = choose_ranked("top-k", nll, 2, skip=0.33)
+    assert choice.positions.tolist() == [4, 0] and choice.notes["skipped"] == 1
+    with pytest.raises(RequestError, match="can choose 5 of the 6"):
+        choose("top-k", nll, 6, skip=0.33)
+    with pytest.raises(RequestError, match="skip=1"):
+        choose("top-k", nll, 2, skip=1)
+
+
+def test_rows_above_a_limit_are_left_out_and_counted() -> None:
+    choice = choose_ranked("top-k", np.array([0.9, 1.0, 1.1, 0.5, np.nan]), 3, most=1.0)
+    assert choice.positions.tolist() == [1, 0, 3] and choice.notes["above_most"] == 1

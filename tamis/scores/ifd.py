@@ -1,0 +1,84 @@
+"""Instruction-following difficulty: how much the prompt helps the model with the response.
+
+**Paper.** Li, Zhang, Li, Chen, Chen, Cheng, Wang, Zhou, Xiao 2023, From Quantity to Quality: Boosting LLM
+Performance with Self-Guided Data Selection for Instruction Tuning, arXiv:2308.12032; Li, Zhang, He, Li, Zhao,
+Wang, Cheng, Zhou 2024, Superfiltering, arXiv:2402.00530.
+**Definition.** s(A|Q) and s(A): mean loss of the same response tokens in context and after the assistant
+header alone. `ratio="loss"` (Cherry): s(A|Q) / s(A); "perplexity" (Superfiltering): exp(s(A|Q) - s(A)). Below
+1 the prompt helps; above 1 it misleads. `turns`: the "first" exchange, the "last", or "all" (means over all
+tokens of all turns; directly, each turn after a header of its own).
+**Needs.** A causal language model (a small one will do for the perplexity ratio: `model`).
+**Gives.** float64 (n,) > 0, higher is harder to follow. Not scored: `empty_response`, `no_target_tokens`,
+`too_long` (the prompt alone fills --max-tokens), `refused`, `non_finite`, `failed`. `truncated`: the tokens
+that are left, the same in both passes.
+**Cost.** Two passes: prompt and response, and the response again.
+**Departs.** Both passes score the same token ids (the released codes may differ by one, and lose the first
+token of Superfiltering's direct pass); responses end with their end of turn; rows above 1 keep their number
+and are left out by the strategies, which count them; several turns by a stated rule.
+**Relations.** Strategies `ifd`, `ifd-ppl`, `cherry`, `superfiltering`. The two ratios rank differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tamis.core.method import Method
+from tamis.core.status import code
+from tamis.representations._context import Context
+from tamis.scores._likelihood import TURNS, LikelihoodScorer
+
+RATIOS = ("loss", "perplexity")
+MUCH_ABOVE_ONE = 0.05
+
+
+@dataclass(frozen=True)
+class Config:
+    """`ratio`: "loss" or "perplexity"; `turns`: "first", "last" or "all"; `model`: another than the run's."""
+
+    ratio: str = "loss"
+    turns: str = "first"
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("ratio", RATIOS), ("turns", TURNS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
+
+
+class IfdScorer(LikelihoodScorer):
+    """Derives the ratio from the stored losses."""
+
+    def __init__(self, config: Config, context: Context) -> None:
+        super().__init__("ifd", context, config.model, config.turns, whole=False, direct=True)
+        self.config = config
+
+    def derive(self, stored: Mapping[str, np.ndarray], status: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values (n,) and statuses (n,) from the losses and their statuses."""
+        given, alone = stored["nll_response"], stored["nll_direct"]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            values = given / alone if self.config.ratio == "loss" else np.exp(given - alone)
+        scored = status <= code("truncated")
+        status = np.where(scored & ~np.isfinite(values), code("non_finite"), status).astype(np.uint8)
+        return np.where(status <= code("truncated"), values, np.nan), status
+
+    def warnings_of(self, values: np.ndarray) -> list[str]:
+        """What a reader of these values should know."""
+        scored = values[np.isfinite(values)]
+        above = float((scored > 1).mean()) if len(scored) else 0.0
+        if above <= MUCH_ABOVE_ONE:
+            return []
+        return [
+            f"{above:.0%} of the rows have IFD above 1: for them the prompt makes the response less likely; "
+            f"the template ({self.context.template}) or the model may not suit these rows"
+        ]
+
+
+def prepare(config: Config, context: Context) -> IfdScorer:
+    """The scorer for `config`."""
+    return IfdScorer(config, context)
+
+
+METHOD = Method("ifd", prepare, Config, __doc__ or "", needs=("model",))
