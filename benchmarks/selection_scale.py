@@ -33,6 +33,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "round-robin": ("round-robin", {}),
     "doubly-greedy": ("doubly-greedy", {}),
     "top-k mean": ("top-k", {"aggregate": "mean"}),
+    "knn-uniform": ("knn-uniform", {}),
+    "transport": ("transport", {}),
 }
 
 
@@ -99,6 +101,7 @@ def run_case(folder: Path, rows: int, budget: int, case: str) -> dict[str, Any]:
         "anonymous_peak_bytes": max(anonymous),
         "anonymous_at_start_bytes": before,
         "passes": notes.get("passes", 1),
+        "notes": notes,
     }
 
 
@@ -112,6 +115,8 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for rows in sorted({run["rows"] for run in runs}):
         for case in CASES:
             mine = [run for run in runs if run["rows"] == rows and run["case"] == case]
+            if not mine:
+                continue
             line: dict[str, Any] = {"case": case, "rows": rows, "passes": mine[0]["passes"]}
             for clock in ("wall", "cpu"):
                 seconds = [run[f"{clock}_s"] for run in mine]
@@ -133,6 +138,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--budget", type=int, default=10_000)
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), help="beside bare")
     parser.add_argument("--machine", default="2 cores, 24 GiB, shared")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--case", nargs=3, metavar=("FOLDER", "ROWS", "CASE"), help=argparse.SUPPRESS)
@@ -146,7 +152,7 @@ def main() -> None:
         write_pool(Path(folder), max(asked.rows), asked.dimensions, asked.queries)
         for repetition in range(asked.repetitions):
             for rows in asked.rows:
-                for case in CASES:
+                for case in (case for case in CASES if case == "bare" or case in asked.only):
                     command = [sys.executable, __file__, "--budget", str(asked.budget)]
                     command += ["--case", folder, str(rows), case]
                     done = subprocess.run(command, capture_output=True, text=True, check=True)
