@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +38,14 @@ def file_digest(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             state.update(chunk)
     return state.hexdigest()
+
+
+def known_file_digest(path: Path) -> str:
+    """`file_digest`, read once in a process as long as the file's size and time of change stay the same."""
+    stat = path.stat()
+    return _file_digest(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: str, size: int, changed: int) -> str:
+    return file_digest(Path(path))

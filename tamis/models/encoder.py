@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tamis.core.digest import digest
+from tamis.core.digest import digest, known_file_digest
 from tamis.core.errors import RequestError
 from tamis.core.extras import need
-from tamis.models.lm import DTYPES, _file_digest, choose_device
+from tamis.models.lm import DTYPES, choose_device
 
 CPU_BATCH_TOKENS = 4096
 CUDA_BATCH_TOKENS = 65536
@@ -50,7 +50,7 @@ class SentenceEncoder:
         files.add(self.folder / "modules.json")
         if not any(file.suffix == ".safetensors" for file in files):
             files |= {file for folder in self.modules for file in folder.glob("*.bin")}
-        return digest({str(file.relative_to(self.folder)): _digest_of(file) for file in sorted(files)})
+        return digest({str(file.relative_to(self.folder)): known_file_digest(file) for file in sorted(files)})
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -266,7 +266,3 @@ def _choose_dtype(dtype: str, config: dict[str, Any], device: str) -> str:
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     return stored if stored in DTYPES and (stored, device) != ("float16", "cpu") else "float32"
 
-
-def _digest_of(file: Path) -> str:
-    stat = file.stat()
-    return _file_digest(str(file), stat.st_size, stat.st_mtime_ns)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """Settings of a run that every signal shares; `device` and `batch_tokens` are never in a recipe."""
+    """Settings of a run that every signal shares; `device`, `batch_tokens` and
+    `store` are never in a recipe."""
 
     model: str | None = None
     template: str = "auto"
@@ -25,6 +27,7 @@ class Context:
     remote_code: bool = False
     batch_tokens: int | None = None
     compatible: bool = False
+    store: str | Path = ".tamis"  # where named imports are looked up
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,14 @@ class Encoder(Protocol):
 
     def encode(self, conversations: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> Encoded:
         """Encode rows; `advance(tokens)` is called as work is done."""
+
+
+@runtime_checkable
+class Outside(Protocol):
+    """A signal that was made elsewhere: it is read by the place of a row, not made from its text."""
+
+    def match(self, ids: np.ndarray) -> dict[str, int]:
+        """Match it to the rows with these ids (n,), before anything is read; counts."""
+
+    def rows(self, start: int, stop: int) -> Any:
+        """The rows [start, stop) of those: `Encoded` of a representation, `Scored` of a score."""

@@ -159,4 +159,4 @@ def prepare(config: Config, context: Context) -> EmbedEncoder:
     return EmbedEncoder(config, context)
 
 
-METHOD = Method("embed", prepare, Config, __doc__ or "", needs=("encoder",))
+METHOD = Method("embed", prepare, Config, __doc__ or "", needs=("encoder",), paths=("encoder",))

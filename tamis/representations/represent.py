@@ -14,7 +14,7 @@ from tamis.core.progress import progress
 from tamis.core.shards import Made, make_shards
 from tamis.core.signal import StoredSignal, signal_recipe
 from tamis.core.store import Store, Thing, shard_bounds
-from tamis.representations._context import Context, Encoder
+from tamis.representations._context import Context, Encoder, Outside
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
@@ -82,6 +82,7 @@ def represent(
         remote_code=remote_code,
         batch_tokens=batch_tokens,
         compatible=compatible,
+        store=store,
     )
     encoder: Encoder = chosen.run(config, context)
     if not quiet:
@@ -105,7 +106,11 @@ def _encode_all(
     quiet: bool,
 ) -> None:
     bounds = shard_bounds(len(pool))
-    shares = estimated_tokens(pool, encoder, bounds) if not quiet else [0] * len(bounds)
+    outside = encoder if isinstance(encoder, Outside) else None
+    if outside is not None:
+        outside.match(pool.ids)
+    counted = not quiet and outside is None
+    shares = estimated_tokens(pool, encoder, bounds) if counted else [0] * len(bounds)
     with progress(sum(shares), "tokens", f"encode {method.name}", quiet) as advance:
 
         def make(start: int, stop: int) -> Made:
@@ -116,8 +121,11 @@ def _encode_all(
                 done += tokens
                 advance(tokens)
 
-            encoded = encoder.encode(pool.conversations(start, stop), count)
-            tokens = int(encoded.tokens.sum(dtype=np.int64))
+            if outside is not None:
+                encoded = outside.rows(start, stop)
+            else:
+                encoded = encoder.encode(pool.conversations(start, stop), count)
+            tokens = int(np.maximum(encoded.tokens, 0).sum(dtype=np.int64))
             arrays = {**encoded.arrays, "status": encoded.status, "tokens": encoded.tokens}
             return Made(arrays, encoded.reasons, tokens, tokens * encoder.flops_per_token)
 

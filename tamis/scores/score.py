@@ -14,7 +14,7 @@ from tamis.core.progress import progress
 from tamis.core.shards import Made, make_shards
 from tamis.core.signal import StoredSignal, signal_recipe
 from tamis.core.store import Store, shard_bounds
-from tamis.representations._context import Context
+from tamis.representations._context import Context, Outside
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
@@ -63,15 +63,22 @@ def score(
         device=device,
         remote_code=remote_code,
         batch_tokens=batch_tokens,
+        store=store,
     )
     scorer = chosen.run(config, context)
     recipe = signal_recipe(chosen, scorer.recipe, pool.digest, len(pool))
     bounds = shard_bounds(len(pool))
     thing = Store(store).open("scores", recipe, len(bounds))
+    outside = scorer if isinstance(scorer, Outside) else None
+    if outside is not None and thing.state != "complete":
+        outside.match(pool.ids)
     with progress(len(pool), "rows", f"score {chosen.name}", quiet) as advance:
 
         def make(start: int, stop: int) -> Made:
-            scored = scorer.score(pool.conversations(start, stop), lambda tokens: None)
+            if outside is not None:
+                scored = outside.rows(start, stop)
+            else:
+                scored = scorer.score(pool.conversations(start, stop), lambda tokens: None)
             advance(stop - start)
             arrays = {"values": scored.values, "status": scored.status, "tokens": scored.tokens}
             return Made(arrays, scored.reasons, int(np.maximum(scored.tokens, 0).sum(dtype=np.int64)))

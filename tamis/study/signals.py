@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,13 +56,20 @@ class Signal:
     execution: Mapping[str, Any] = field(default_factory=dict)
 
 
-def prepared(strategy: Strategy, settings: Settings) -> None:
-    """Set up the signal of `strategy` without running it, so that its faults are found before any work."""
-    if strategy.signal is not None:
-        method = strategy.methods()[0]
-        names = ("model", "template", "max_tokens", "dtype", "device", "remote_code", "batch_tokens")
-        context = Context(**{name: getattr(settings, name) for name in names})
-        method.run(method.configure(strategy.signal_parameters), context)
+def prepared(strategy: Strategy, settings: Settings) -> dict[str, Any]:
+    """Set up the signal of `strategy` without running it, so that its faults are found before any work.
+
+    Returns, for a signal whose parameters name files, the recipes of its sides: what is in those files.
+    """
+    if strategy.signal is None:
+        return {}
+    method = strategy.methods()[0]
+    config = method.configure(strategy.signal_parameters)
+    names = ("model", "template", "max_tokens", "dtype", "device", "remote_code", "batch_tokens", "store")
+    context = Context(**{name: getattr(settings, name) for name in names})
+    roles = ("pool", "query") if strategy.needs_query else ("pool",)
+    sides = {role: method.run(config, replace(context, role=role)) for role in roles}
+    return {role: dict(side.recipe) for role, side in sides.items()} if method.paths else {}
 
 
 def signal_of(strategy: Strategy, pool: Pool, queries: Mapping[str, Pool], settings: Settings) -> Signal:

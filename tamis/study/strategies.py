@@ -57,7 +57,7 @@ class Strategy:
         return found
 
     def recipe(self) -> dict[str, Any]:
-        """Name, methods with versions and all parameters, defaults filled in."""
+        """Name, methods with versions and all parameters, defaults filled in; not the paths of files."""
         signal, selection = self.methods()[0], self.methods()[-1]
         filled = vars(selection.configure(self.selection_parameters))
         found = {"name": self.name, "selection": _described(selection, filled)}
@@ -67,7 +67,8 @@ class Strategy:
 
 
 def _described(method: Method, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {"method": method.name, "version": method.version, "parameters": dict(parameters)}
+    kept = {name: value for name, value in parameters.items() if name not in method.paths}
+    return {"method": method.name, "version": method.version, "parameters": kept}
 
 
 def named_strategies() -> dict[str, dict[str, Any]]:
