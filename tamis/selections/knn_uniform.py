@@ -16,7 +16,9 @@ rule, p then has at most m values, and which rows of a level are taken is an acc
 hence the mean similarity. Rows without mass follow by mean similarity, not by position. Equal masses are
 compared as counts, not as floats that differ in the last bit. Rows that tie with a query's K-th place enter
 by position; the released code's sort is unstable. Queries weigh the same, whatever their task.
-**Relations.** knn-kde with sigma = 0 has the same p. At alpha = 1 K is 1: each query's nearest row.
+**Relations.** knn-kde with sigma = 0 has the same p. At alpha = 1 K is 1: each query's nearest row. Where K
+reaches the whole pool, as it does below some thousand rows at the published constants, all masses are equal
+and the order is that of top-k mean (note levels = 1): raise alpha or lower `neighbours` there.
 """
 
 from __future__ import annotations
