@@ -16,17 +16,21 @@ _ONE_WITHIN = 1e-6
 
 
 class UnitRows:
-    """The rows at `positions` scaled to length 1, read by number: kept in memory up to `HELD_BYTES`, else
-    read again each time.
+    """The rows at `positions` scaled to length 1, read by number: with `keep` held in memory up to
+    `HELD_BYTES` (sparse ones always), else read again each time.
 
-    Numbers are float32, or float64 when `wide` (dense ones only; sparse ones stay float32 and are kept). Rows
-    of zeros stay zero, and lengths within 1e-6 of 1 are left as they are stored.
+    Numbers are float32, or float64 when `wide` (sparse ones stay float32). Rows of zeros stay zero, and
+    lengths within 1e-6 of 1 are left as they are stored.
     """
 
-    def __init__(self, vectors: Vectors, positions: np.ndarray, wide: bool = False) -> None:
+    def __init__(
+        self, vectors: Vectors, positions: np.ndarray, wide: bool = False, keep: bool = True
+    ) -> None:
         self.vectors, self.positions = vectors, positions
         self.type = np.float64 if wide else np.float32
         self._held: Any = None
+        if not keep:
+            return
         dense = isinstance(vectors.take(positions[:1]), np.ndarray)
         if not dense:
             self._held = self._read(slice(None))

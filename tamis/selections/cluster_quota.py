@@ -70,7 +70,7 @@ def select(request: Request, limit: int, config: Config) -> Choice:
     rows = np.flatnonzero(usable)
     if not len(rows):
         return chosen([], **facts)
-    labels, made = clustered(UnitRows(request.vectors, rows), hashes[rows], request.seed, config)
+    labels, made = clustered(UnitRows(request.vectors, rows, keep=False), hashes[rows], request.seed, config)
     within = np.argsort(hashes[rows], kind="stable") if key is None else np.argsort(-key[rows], kind="stable")
     order = turns(labels, within, limit, config.quota)
     positions = rows[order]

@@ -40,7 +40,7 @@ from tamis.selections._pairs import STEP_ROWS, UnitRows, pair_blocks
 
 COLUMN_BYTES = 1 << 30
 SAMPLE_ROWS = 1000
-FIRST_LOOK, LARGEST_LOOK = 8, 128
+FIRST_LOOK, LARGEST_FIRST_LOOK, LARGEST_LOOK = 8, 32, 256
 EQUAL = {"cosine": 1e-6, "euclidean": 1e-9}
 """Gains this close tie (relatively above 1), and less than this is nothing: the float noise of a kernel."""
 _LINES = 8192
@@ -141,8 +141,8 @@ class Cover:
         look = FIRST_LOOK
         for step in range(budget):
             row, looked = self._next(look)
-            # As many as were needed last time, so that most picks take one block.
-            look = int(np.clip((look + looked) // 2, FIRST_LOOK, LARGEST_LOOK))
+            # About as many as were needed last time: too few cost rounds, too many cost columns.
+            look = int(np.clip((look + looked) // 2, FIRST_LOOK, LARGEST_FIRST_LOOK))
             picks[step], gains[step] = row, self.bound[row]
             np.maximum(self.best, self._columns[self._place[row]], out=self.best)
             self.bound[row] = -np.inf
@@ -195,7 +195,8 @@ class Cover:
         for start in range(0, len(self.best), _LINES):
             span = slice(start, start + _LINES)
             block = kernel_of(products(wanted, self.rows[span]), self.kernel, self.rows.vectors.d)
-            self._columns[places, span] = block
+            for place, column in zip(places, block, strict=True):
+                self._columns[place, span] = column
         if self.kernel == "euclidean":
             self._columns[places, rows] = 1.0  # exactly, where the root would blow up the noise of 1 - cos
         self._place[rows], self._owner[places] = places, rows
