@@ -96,7 +96,7 @@ class Run:
     manifest: dict[str, Any]
     queries: list[Query]
     views: list[View] = field(default_factory=list)
-    pools: dict[str, Pool] = field(default_factory=dict)
+    pools: dict[str, Pool] = field(default_factory=dict)  # by digest, those of all runs
 
     @cached_property
     def number(self) -> dict[tuple[str, int], int]:
@@ -107,12 +107,13 @@ class Run:
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """The selections at `paths`: folders that `select` wrote, or single subsets below them."""
     runs: list[Run] = []
+    pools: dict[str, Pool] = {}
     for path in paths:
         folder, only = _top(path)
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if not manifest.get("complete"):
             raise RequestError(f"{folder}: its selection was not finished; run the same select again")
-        run = Run(folder, manifest, _queries(folder / "queries.jsonl"))
+        run = Run(folder, manifest, _queries(folder / "queries.jsonl"), pools=pools)
         prefix = f"{folder.name}: " if len(paths) > 1 else ""
         for entry in manifest["subsets"]:
             if only is None or entry["folder"] == only:
@@ -161,7 +162,7 @@ def _view(run: Run, entry: dict[str, Any], prefix: str, key: str) -> View:
         places = len(found[0]["rank"]) // k
         near = _numbers(run, found[0]["task"], found[0]["query"]).reshape(k, places)
         similarity = found[0]["similarity"].reshape(k, places)
-    pool = run.pools.setdefault(str(chosen.pool.path), chosen.pool)
+    pool = run.pools.setdefault(chosen.pool.digest, chosen.pool)
     control = read_view(folder, "control")
     drawn = _drawn(pool, k, entry["seed"]) if control is None else _pair(control)
     outside = read_view(folder, "outside")
@@ -233,7 +234,7 @@ def overlaps(views: Sequence[View]) -> Overlaps:
     shared, share = np.zeros((v, v + 1), np.int64), np.full((v, v + 1), np.nan)
     expected = np.full((v, v + 1), np.nan)
     for i, mine in enumerate(views):
-        for j in range(v + 1):
+        for j in set(range(v + 1)) - {i}:
             other = views[j] if j < v else mine
             rows = mine.control if j == v else other.positions
             if len(pools) == 1 or other.pool.digest == mine.pool.digest:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from tamis.study import _report_charts as charts
 from tamis.study._report_answers import answers, distances, groups
 from tamis.study._report_charts import Chart, number, percent
-from tamis.study._report_facts import Run, View, nesting, overlaps, same_size_sources
+from tamis.study._report_facts import Overlaps, Run, View, nesting, same_size_sources
 from tamis.study._report_text import TEXT_CHARACTERS, embedded, queries_of, rounded, rows_of, visible
 
 SOURCES = 12  # in the chart; the table has all
@@ -24,8 +24,8 @@ CONTENT_POLICY = (
 )
 
 
-def page(runs: Sequence[Run]) -> str:
-    """The whole HTML."""
+def page(runs: Sequence[Run], shared: Overlaps) -> str:
+    """The whole HTML; `shared` is the overlap of all views."""
     views = [view for run in runs for view in run.views]
     data, texts = _data(runs, views)
     style, script = _template("report.css"), _template("report.js")
@@ -40,7 +40,7 @@ def page(runs: Sequence[Run]) -> str:
         script=Markup(script),
         panels=[panel(view) for view in views],
         overview=[_overview(view) for view in views],
-        overlap=_overlap(views),
+        overlap=_overlap(views, shared),
         nesting=nesting(views),
         orders=_orders(views),
         runs=[{"run": run, "bill": bill(run), "recipe": recipe(run)} for run in runs],
@@ -188,9 +188,8 @@ def _overview(view: View) -> dict[str, Any]:
     }
 
 
-def _overlap(views: Sequence[View]) -> dict[str, Any]:
+def _overlap(views: Sequence[View], found: Overlaps) -> dict[str, Any]:
     """Cells of the matrix of shared rows, with a class by share for its shade."""
-    found = overlaps(views)
     rows = []
     for i, view in enumerate(views):
         cells = []
@@ -202,7 +201,7 @@ def _overlap(views: Sequence[View]) -> dict[str, Any]:
                     "share": share,
                     "shared": int(found.shared[i, j]),
                     "expected": chance if np.isfinite(chance) else None,
-                    "shade": f"q{min(5, int(6 * share))}",
+                    "shade": f"q{min(5, int(6 * share))}" if i != j else "q0",
                 }
             )
         rows.append({"label": view.label, "rows": len(view), "cells": cells})

@@ -102,14 +102,14 @@ class Rows:
 
 def rows_of(views: Sequence[View], names: dict[str, int]) -> Rows:
     """Rows of all views with their texts; `names` numbers the sources."""
-    pools = {str(view.pool.path): view.pool for view in views}
+    pools = {view.pool.digest: view.pool for view in views}
     positions = {
-        path: np.unique(np.concatenate([view.positions for view in views if view.pool is pool]))
-        for path, pool in pools.items()
+        name: np.unique(np.concatenate([view.positions for view in views if view.pool is pool]))
+        for name, pool in pools.items()
     }
-    lengths = np.concatenate([np.asarray(pools[path].chars)[at] for path, at in positions.items()])
+    lengths = np.concatenate([np.asarray(pools[name].chars)[at] for name, at in positions.items()])
     most = allowance(lengths, TEXT_CHARACTERS)
-    texts = [excerpt(turns, most) for path, at in positions.items() for turns in pools[path].messages_at(at)]
+    texts = [excerpt(turns, most) for name, at in positions.items() for turns in pools[name].messages_at(at)]
     size = sum(len(text.prompt.encode()) + len(text.response.encode()) for text in texts)
     if size > TEXT_BYTES:
         most = max(16, int(most * TEXT_BYTES / size))
@@ -117,14 +117,14 @@ def rows_of(views: Sequence[View], names: dict[str, int]) -> Rows:
     digits = 32 if len(texts) <= WHOLE_IDS else 16
     columns: dict[str, list[Any]] = {
         "id": [
-            name[:digits]
-            for path, at in positions.items()
-            for name in hex_ids(pools[path].id_bytes[at]).tolist()
+            digest[:digits]
+            for name, at in positions.items()
+            for digest in hex_ids(pools[name].id_bytes[at]).tolist()
         ],
         "source": [
-            names[pools[path].source_names[code]]
-            for path, at in positions.items()
-            for code in np.asarray(pools[path].source_codes[at]).tolist()
+            names[pools[name].source_names[code]]
+            for name, at in positions.items()
+            for code in np.asarray(pools[name].source_codes[at]).tolist()
         ],
         "prompt": [text.prompt for text in texts],
         "response": [text.response for text in texts],
@@ -132,9 +132,9 @@ def rows_of(views: Sequence[View], names: dict[str, int]) -> Rows:
         "response_chars": [text.response_chars for text in texts],
     }
     first, number = 0, {}
-    for path, at in positions.items():
+    for name, at in positions.items():
         for view in views:
-            if view.pool is pools[path]:
+            if view.pool is pools[name]:
                 number[view.key] = first + np.searchsorted(at, view.positions)
         first += len(at)
     cut = sum(text.prompt_chars + text.response_chars > most or _long(text) for text in texts)

@@ -24,7 +24,7 @@ from tamis.core.errors import RequestError
 from tamis.core.files import write_bytes
 from tamis.study._report_answers import answers
 from tamis.study._report_charts import number, percent
-from tamis.study._report_facts import Run, View, overlaps, read_runs, same_size_sources
+from tamis.study._report_facts import Overlaps, Run, View, overlaps, read_runs, same_size_sources
 from tamis.study._report_page import page
 from tamis.study._report_text import visible
 
@@ -64,15 +64,16 @@ def report(path: str | Path | Sequence[str | Path], out: str | Path | None = Non
 def write_report(runs: Sequence[Run], out: Path) -> Report:
     """Write the files of a report into `out`."""
     views = [view for run in runs for view in run.views]
-    text = page(runs).encode()
+    shared = overlaps(views)
+    text = page(runs, shared).encode()
     write_bytes(out / "report.html", text)
-    write_bytes(out / "report.md", _markdown(views).encode())
-    for name, rows in _tables(views).items():
+    write_bytes(out / "report.md", _markdown(views, shared).encode())
+    for name, rows in _tables(views, shared).items():
         write_bytes(out / "tables" / f"{name}.csv", _csv(rows).encode())
     return Report(out / "report.html", len(views), sum(map(len, views)), len(text))
 
 
-def _markdown(views: Sequence[View]) -> str:
+def _markdown(views: Sequence[View], found: Overlaps) -> str:
     lines = ["# What was selected", ""]
     for view in views:
         lines += [f"## {_plain(view.label)}", ""]
@@ -81,7 +82,6 @@ def _markdown(views: Sequence[View]) -> str:
             f"- {answer.question} **{_plain(answer.word)}** {_plain(answer.text)}" for answer in answers(view)
         ]
         lines.append("")
-    found = overlaps(views)
     lines += ["## Overlap", "", "Share of the rows also in the other subset; in brackets, by chance.", ""]
     lines += ["| subset | other | rows | share |", "|---|---|---|---|"]
     for i, view in enumerate(views):
@@ -106,7 +106,7 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", visible(str(text)).replace("\n", " "))
 
 
-def _tables(views: Sequence[View]) -> dict[str, list[list[Any]]]:
+def _tables(views: Sequence[View], shared: Overlaps) -> dict[str, list[list[Any]]]:
     """Tables with their heads, every number unrounded."""
     subset = ["strategy", "budget", "seed", "selection"]
     found: dict[str, list[list[Any]]] = {
@@ -116,7 +116,6 @@ def _tables(views: Sequence[View]) -> dict[str, list[list[Any]]]:
         "picks": [[*subset, "task", "query", "rows", "chosen_by_it"]],
         "overlap": [[*subset, "other", "rows", "shared", "share", "expected_share"]],
     }
-    shared = overlaps(views)
     for i, view in enumerate(views):
         entry = view.entry
         mine = [entry["strategy"], entry["budget"], entry["seed"], view.run.manifest["digest"]]

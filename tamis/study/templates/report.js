@@ -5,6 +5,8 @@
   const short = (x) => (x === null || x === undefined ? "–" : String(Number(x.toPrecision(4))));
 
   async function read() {
+    // The page is painted first: charts and answers need no rows.
+    await new Promise((done) => setTimeout(done));
     const element = at("data");
     if (!element.dataset.packed) return JSON.parse(element.textContent);
     const letters = atob(element.textContent);
