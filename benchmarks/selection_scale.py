@@ -35,6 +35,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "top-k mean": ("top-k", {"aggregate": "mean"}),
     "knn-uniform": ("knn-uniform", {}),
     "transport": ("transport", {}),
+    "knn-kde": ("knn-kde", {}),
+    "cluster-quota": ("cluster-quota", {}),
 }
 
 
