@@ -181,7 +181,7 @@ class Kept:
         )
 
     def _nothing(self, *given: Any) -> Any:
-        raise NotImplementedError("a kept import is read from the store")
+        raise RequestError(f"import {self.name!r}: its files are not read again; repeat `tamis import`")
 
     rows = encode = score = _nothing
 

@@ -34,6 +34,7 @@ from tamis.core.outside import Kept, Match, Rules, matched, read_ids
 from tamis.core.status import code
 from tamis.core.vectors import unit
 from tamis.representations._context import Context, Encoded
+from tamis.representations._outside_rows import places
 from tamis.representations._outside_vectors import Matrix, check_sides, open_matrix
 
 if TYPE_CHECKING:
@@ -121,7 +122,13 @@ class OutsideVectors:
         """Vectors of the pool's rows [start, stop), after `match`."""
         if self.found is None:
             raise RuntimeError("match the rows of the pool first")
-        at = self.found.row[start:stop]
+        return self._taken(self.found.row[start:stop])
+
+    def encode(self, conversations: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> Encoded:
+        """Vectors of rows given by their text; by position, they are the first of the pool."""
+        return self._taken(places(conversations, self.ids, self.matrix.n))
+
+    def _taken(self, at: np.ndarray) -> Encoded:
         there = np.flatnonzero(at >= 0)
         status = np.full(len(at), code("failed"), np.uint8)
         reasons = {int(row): MISSING for row in np.flatnonzero(at < 0)}
@@ -136,10 +143,6 @@ class OutsideVectors:
         reasons |= {int(row): "a number is not finite" for row in there[~finite]}
         reasons |= {int(row): "the vector is zero" for row in there[finite & ~kept]}
         return Encoded({"vectors": vectors}, status, np.full(len(at), -1, np.int32), reasons)
-
-    def encode(self, conversations: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> Encoded:
-        """Rows have their vectors by place, not by text: `match` and `rows` are what is called."""
-        raise NotImplementedError("an import is read by `rows`")
 
 
 def prepare(config: Config, context: Context) -> OutsideVectors | Kept:

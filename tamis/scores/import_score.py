@@ -28,6 +28,7 @@ from tamis.core.method import Method
 from tamis.core.outside import Kept, Match, Rules, matched
 from tamis.core.status import code
 from tamis.representations._context import Context
+from tamis.representations._outside_rows import places
 from tamis.scores._context import Scored
 from tamis.scores._score_table import numbers_of, read_scores
 
@@ -102,7 +103,13 @@ class OutsideScores:
         """Scores of the pool's rows [start, stop), after `match`."""
         if self.found is None:
             raise RuntimeError("match the rows of the pool first")
-        at = self.found.row[start:stop]
+        return self._taken(self.found.row[start:stop])
+
+    def score(self, conversations: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> Scored:
+        """Scores of rows given by their text; by position, they are the first of the pool."""
+        return self._taken(places(conversations, self._ids, len(self._values)))
+
+    def _taken(self, at: np.ndarray) -> Scored:
         there = at >= 0
         values = np.full(len(at), np.nan)
         values[there] = self._values[at[there]]
@@ -115,10 +122,6 @@ class OutsideScores:
         reasons = {row: _REASONS[word] for row, word in enumerate(words) if word != "ok"}
         status = np.array([code(word) for word in words], dtype=np.uint8)
         return Scored(values, status, np.full(len(at), -1, np.int32), reasons)
-
-    def score(self, conversations: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> Scored:
-        """Rows have their scores by place, not by text: `match` and `rows` are what is called."""
-        raise NotImplementedError("an import is read by `rows`")
 
 
 def prepare(config: Config, context: Context) -> OutsideScores | Kept:

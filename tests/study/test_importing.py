@@ -11,6 +11,7 @@ import pytest
 
 import tamis
 from tamis.core.errors import RequestError, RunError
+from tamis.representations._context import Context
 from tamis.study.importing import import_scores, import_vectors
 from tests.cli.test_cli import tamis as command
 from tests.representations.test_imported import write_index
@@ -106,6 +107,20 @@ def test_scores_select_and_holes_stop_the_run(work: Path) -> None:
     assert import_scores(pool, lowest, "low", work / "store")["pool"]["status"] == {"ok": 7, "failed": 1}
     subset = select(work, "import-score/top-k", parameters={"import-score": {"name": "low"}}, **options)
     assert subset.positions.tolist() == [2, 6, 0]
+
+
+def test_rows_by_their_text_are_the_rows_by_their_place(work: Path) -> None:
+    pool = pool_of(work)
+    encoder = tamis.REPRESENTATIONS["import"].run(
+        tamis.REPRESENTATIONS["import"].configure(parameters(work)), Context()
+    )
+    encoder.match(pool.ids)
+    some = encoder.encode([pool.row(i).messages for i in (5, 2)], lambda tokens: None)
+    np.testing.assert_array_equal(some.arrays["vectors"], encoder.rows(0, 8).arrays["vectors"][[5, 2]])
+    (work / "scores.csv").write_text("id,q\n" + "\n".join(f"{text},{i}" for i, text in enumerate(pool.ids)))
+    method = tamis.SCORES["import-score"]
+    scorer = method.run(method.configure({"file": str(work / "scores.csv"), "column": "q"}), Context())
+    assert scorer.score([pool.row(3).messages], lambda tokens: None).values.tolist() == [3]
 
 
 def test_the_verb(work: Path) -> None:
