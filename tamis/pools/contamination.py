@@ -22,6 +22,7 @@ add up over target rows, nor over pool rows.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ import numpy as np
 from tamis.core.cost import booked
 from tamis.core.progress import progress
 from tamis.core.store import Store, shard_bounds
+from tamis.core.words import kinds, splitter
 from tamis.pools._shingles import Words, ngrams, normal, whole_turns, windows, words_of
 
 if TYPE_CHECKING:
@@ -298,3 +300,46 @@ def excerpt(turns: list[Message], target: list[Message], part: int, config: Conf
 
 def _cut(text: str) -> str:
     return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
+
+
+def contamination_slow(
+    rows: list[list[Message]], target: list[list[Message]], config: Config
+) -> set[tuple[int, int, int, float]]:
+    """{(row, target row, part, share)} from sets of word tuples, every pool row with every target row."""
+
+    def cut(text: str) -> tuple[str, ...]:
+        return tuple(word for word in splitter("words")(text) if kinds()[ord(word[0])])
+
+    def length(words: tuple[str, ...]) -> float:
+        return sum(0.5 if len(word) == 1 and not word.isascii() else 1 for word in words)
+
+    def grams(words: tuple[str, ...]) -> set[Any]:
+        return {words[i : i + config.words] for i in range(len(words) - config.words + 1)}
+
+    held = []
+    for turns in target:
+        asked = [cut(turn.content) for turn in turns if turn.role == "user"]
+        answer = [cut(turn.content) for turn in turns if turn.role == "assistant"][-1:]
+        for part, side in enumerate((asked, answer)):
+            found = set().union(*map(grams, side))
+            if sum(map(length, side)) < config.whole or (not found and part == 0):
+                long = [words for words in side if length(words) >= config.words]
+                found = set().union(*map(grams, side)) if long else set()
+                found |= {("whole", w) for w in side if config.least <= length(w) < config.words}
+                found = found if part == 0 else set()
+            held.append(found)
+    often = Counter(gram for both in zip(held[::2], held[1::2], strict=True) for gram in both[0] | both[1])
+    result = set()
+    for i, turns in enumerate(rows):
+        here = [cut(turn.content) for turn in turns]
+        mine = set().union(*map(grams, here)) | {("whole", words) for words in here}
+        for number, all_grams in enumerate(held):
+            found = {gram for gram in all_grams if often[gram] <= max(2, len(target) // 100)}
+            at, part = divmod(number, 2)
+            role = ("user", "assistant")[part]
+            side = [cut(turn.content) for turn in target[at] if turn.role == role][-1 if part else 0 :]
+            least = 1.0 if sum(map(length, side)) < config.whole else config.share
+            share = len(found & mine) / len(found) if found else 0.0
+            if found and share >= least:
+                result.add((i, at, part, share))
+    return result
