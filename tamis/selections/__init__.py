@@ -19,6 +19,7 @@ from tamis.core.similarity import ArraySimilarity, FeatureSimilarity, Similarity
 from tamis.selections import (
     cluster_quota,
     coverage,
+    diversity_threshold,
     doubly_greedy,
     knn_kde,
     knn_uniform,
@@ -55,6 +56,7 @@ SELECTIONS = Family(
         transport.METHOD,
         coverage.METHOD,
         cluster_quota.METHOD,
+        diversity_threshold.METHOD,
     ],
 )
 

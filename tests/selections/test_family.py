@@ -18,6 +18,7 @@ OF_SCORES = [method.name for method in SELECTIONS.values() if "similarity" in me
 OF_SMALL_POOLS: dict[str, dict[str, Any]] = {
     "cluster-quota": {"clusters": 4},
     "strict-random": {"exclude": []},
+    "diversity-threshold": {"max_similarity": 1.0},
 }
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, OF_SMALL_POOLS.get(name, {})) for name in SELECTIONS),
@@ -30,6 +31,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("knn-kde", {"neighbours": 3, "alpha": 0.9}),
     ("coverage", {"shortlist": 4}),
     ("coverage", {"kernel": "euclidean"}),
+    ("diversity-threshold", {"max_similarity": 0.3, "escalate": (0.6, 1.0)}),
     ("cluster-quota", {"clusters": 3, "quota": "proportional", "sample": 9}),
     ("knn-kde", {"compatible": True}),
 ]
@@ -123,8 +125,9 @@ def test_shuffling_the_pool_shuffles_the_answer(name: str, seed: int) -> None:
     scores += 1e-5 * rng.random(30)  # and distinct means
     order = rng.permutation(30)
     vectors = rng.standard_normal((30, 4))
-    shuffled = choose(name, scores[:, order], 20, vectors=vectors[order])
-    np.testing.assert_array_equal(order[shuffled], choose(name, scores, 20, vectors=vectors))
+    common = {"allow_underflow": name == "diversity-threshold"}
+    shuffled = choose(name, scores[:, order], 20, vectors=vectors[order], **common)
+    np.testing.assert_array_equal(order[shuffled], choose(name, scores, 20, vectors=vectors, **common))
 
 
 @pytest.mark.parametrize("parameters", [p for name, p in VARIANTS if name == "top-k" and "tie_seed" not in p])
