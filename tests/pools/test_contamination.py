@@ -41,9 +41,9 @@ def matched(folder: Path, pool, target, **parameters) -> set[tuple[int, int, str
     return {
         (row, at, parts[part], round(share, 5))
         for row, at, part, share in zip(
-            found.row.tolist(), found.target_row.tolist(), found.part.tolist(), found.share.tolist(), strict=True
+            *(getattr(found, name).tolist() for name in ("row", "target_row", "part", "share")), strict=True
         )
-    }  # fmt: skip
+    }
 
 
 def rows_matched(folder: Path, rows: list[tuple[str, ...]], *target: tuple[str, ...]) -> list[int]:
@@ -105,7 +105,7 @@ def test_short_texts_are_no_evidence(tmp_path):
 
 
 def test_a_template_of_all_test_rows_is_not_flagged(tmp_path):
-    template = "The following is a question with four options. Think step by step, then give one letter. Question: {}"
+    template = "Here is a question with four options. Think step by step, then give one letter. Question: {}"
     topics = ["rivers", "kings", "metals", "sonnets", "engines", "proteins", "orbits", "markets"]
     tests = [(template.format(f"which of these four {topic} is the oldest known"), "C") for topic in topics]
     rows = [(template.format("what is heavier, lead or gold, and by how much?"), "D"), tests[2]]
