@@ -1,8 +1,9 @@
 """A 2-D view of pool rows, queries and a subset: the first two principal components of a pool sample.
 
 Fitted on a uniform sample of usable pool rows, centred, dense or sparse; other rows are projected on it. The
-axes are solved for by Lanczos iterations on the centred sample, so sparse rows stay sparse. Queries need no
-vectors of their own: with sample rows X, q · axis follows from q · Xᵀ, which is their similarity.
+axes are found by subspace iterations on the centred sample (a fixed number, so axes of nearly equal variance
+may be mixed; the shares are those of the axes drawn), and sparse rows stay sparse. Queries need no vectors of
+their own: with sample rows X, q · axis follows from q · Xᵀ, which is their similarity.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tamis.selections._order import hashed
 POOL_ROWS = 2000  # of the sample that the plane is fitted on
 SUBSET_ROWS = 1000
 QUERIES = 500
+BLOCK, ITERATIONS = 10, 12  # of the subspace iterations
 _COLUMNS = 256  # similarities of this many sample rows are in memory at a time
 
 
@@ -61,27 +63,33 @@ def plane_of(similarity: Similarity, seed: int) -> Plane | None:
 def _solved(
     taken: Any, mean: np.ndarray, total: float, rows: np.ndarray, of_rows: int, vectors: Any
 ) -> Plane | None:
-    from scipy.sparse.linalg import LinearOperator, svds
-
     if min(taken.shape) < 3:
         return None
-    ones = np.ones(len(rows))
-    centred = LinearOperator(
-        taken.shape,
-        matvec=lambda v: taken @ v.ravel() - ones * (mean @ v.ravel()),
-        rmatvec=lambda u: taken.T @ u.ravel() - mean * u.sum(),
-        dtype=np.float64,
-    )
-    start = np.random.default_rng(0).standard_normal(min(taken.shape))
-    left, values, right = svds(centred, k=2, v0=start, tol=1e-6)
-    order = np.argsort(-values)
-    left, values, axes = left[:, order], values[order], right[order].T
-    if values[1] <= 1e-9 * values[0]:
+    used = None
+    if not isinstance(taken, np.ndarray):
+        # The columns that no row of the sample has are zero in every axis.
+        used = np.unique(taken.indices)
+        taken, mean = taken[:, used], mean[used]
+    mean = mean.astype(np.float32)
+    block = np.random.default_rng(0).standard_normal((len(rows), min(BLOCK, *taken.shape))).astype(np.float32)
+    for _ in range(ITERATIONS):
+        right = _transposed(taken, mean, np.linalg.qr(block)[0])
+        block = taken @ right - mean @ right
+    basis = np.linalg.qr(block)[0]
+    small, values, axes = np.linalg.svd(_transposed(taken, mean, basis).T, full_matrices=False)
+    left, values, axes = (basis @ small)[:, :2], values[:2], axes[:2].T
+    if values[1] <= 1e-5 * values[0]:
         return None
     # The sign of an axis is arbitrary: its largest coordinate in the sample is made positive.
     sign = np.sign(left[np.argmax(np.abs(left), axis=0), [0, 1]])
     share = (float(values[0] ** 2 / total), float(values[1] ** 2 / total))
-    return Plane(rows, of_rows, left * sign, values, axes * sign, mean, share, vectors)
+    return Plane(rows, of_rows, left * sign, values, axes * sign, mean, share, vectors, used)
+
+
+def _transposed(taken: Any, mean: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """The centred sample's transpose times (rows, b): (d, b)."""
+    product: np.ndarray = taken.T @ block - np.outer(mean, block.sum(axis=0))
+    return product
 
 
 @dataclass(frozen=True)
@@ -96,12 +104,15 @@ class Plane:
     mean: np.ndarray
     share: tuple[float, float]
     vectors: Any
+    used: np.ndarray | None  # columns of sparse vectors that the axes have
 
     def points(self, similarity: Similarity, positions: np.ndarray, seed: int) -> Points:
         """The sample, the queries and the rows at `positions`, each at most so many as the constants say."""
         ranks = sampled(len(positions), SUBSET_ROWS, seed, "map subset")
         queries = sampled(similarity.m, QUERIES, seed, "map queries")
-        chosen = np.asarray(self.vectors.take(positions[ranks]) @ self.axes) - self.mean @ self.axes
+        taken = self.vectors.take(positions[ranks])
+        taken = taken if self.used is None else taken[:, self.used]
+        chosen = np.asarray(taken @ self.axes) - self.mean @ self.axes
         parts = {
             "pool": (self.rows, self.left * self.values),
             "subset": (ranks, chosen),
