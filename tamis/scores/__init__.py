@@ -1,6 +1,6 @@
 """Scores of a row alone, without a target: one file is one method."""
 
 from tamis.core.method import Family
-from tamis.scores import import_score, length
+from tamis.scores import ifd, import_score, length, perplexity
 
-SCORES = Family("score", [length.METHOD, import_score.METHOD])
+SCORES = Family("score", [length.METHOD, perplexity.METHOD, ifd.METHOD, import_score.METHOD])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +22,34 @@ if TYPE_CHECKING:
     from tamis.pools.pool import Pool
 
 
+@dataclass(frozen=True)
 class Scores(StoredSignal):
     """Stored scores of one pool; higher is better. A row that is not scored has NaN and a status."""
+
+    derive: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None
+
+    @cached_property
+    def _found(self) -> tuple[np.ndarray, np.ndarray]:
+        codes = self.thing.joined("status")
+        if self.derive is None:
+            return self.thing.joined("values"), codes
+        return self.derive(self.columns, codes)
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """What was stored beside the values, (n,) each by name."""
+        names = {name.split(".")[1] for name in self.thing.meta["files"] if name.endswith(".npy")}
+        return {name: self.thing.joined(name) for name in sorted(names - {"status", "tokens"})}
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Status codes (n,) uint8."""
+        return self._found[1]
 
     @property
     def values(self) -> np.ndarray:
         """Scores (n,) float64, NaN where the status is not scored."""
-        values = self.thing.joined("values")
-        return np.where(statuses.scored(self.codes), values, np.nan)
+        return np.where(statuses.scored(self.codes), self._found[0], np.nan)
 
 
 def score(
@@ -81,10 +103,11 @@ def score(
                 scored = scorer.score(pool.conversations(start, stop), lambda tokens: None)
             advance(stop - start)
             arrays = {"values": scored.values, "status": scored.status, "tokens": scored.tokens}
+            arrays |= scored.columns
             return Made(arrays, scored.reasons, int(np.maximum(scored.tokens, 0).sum(dtype=np.int64)))
 
         execution = dict(getattr(scorer, "execution", {}))
         make_shards(
             Store(store), thing, bounds, make, method=chosen.name, execution=lambda: execution, share=share
         )
-    return Scores(chosen, config, thing, pool.ids, execution)
+    return Scores(chosen, config, thing, pool.ids, execution, getattr(scorer, "derive", None))

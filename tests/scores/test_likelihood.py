@@ -1,0 +1,188 @@
+"""Perplexity and IFD: by hand on a model of known losses, against the whole model, statuses, goldens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tamis
+from tamis.core.status import code
+from tamis.lab import NANO, write_lab
+from tamis.pools.pool import Message
+from tamis.representations._context import Context
+from tamis.scores import ifd, perplexity
+from tests.conftest import shared
+
+torch = pytest.importorskip("torch")
+
+USER, ANSWER = Message("user", "Write the word organ in capitals."), Message("assistant", "ORGAN")
+SECOND = [Message("user", "And now small."), Message("assistant", "organ")]
+
+
+def context(**given: Any) -> Context:
+    options = {"model": str(NANO), "dtype": "float32", "device": "cpu", **given}
+    return Context(**options)
+
+
+def scored(scorer: Any, talks: Sequence[Sequence[Message]]) -> tuple[np.ndarray, np.ndarray, Any]:
+    found = scorer.score(talks, lambda tokens: None)
+    values, status = scorer.derive(found.columns, found.status)
+    return values, status, found
+
+
+def losses_slow(scorer: Any, ids: np.ndarray) -> np.ndarray:
+    """Loss of every token but the first, one row through the whole model."""
+    given = torch.tensor(ids[None].astype(np.int64))
+    with torch.no_grad():
+        found = scorer._engine.lm.model(input_ids=given).logits[0].float().log_softmax(-1)
+    return -found[np.arange(len(ids) - 1), ids[1:].astype(np.int64)].double().numpy()
+
+
+def test_both_passes_score_the_same_tokens() -> None:
+    scorer = ifd.prepare(ifd.Config(), context())
+    values, status, found = scored(scorer, [[USER, ANSWER]])
+    row = scorer.renderer.render([USER, ANSWER])
+    conditioned = losses_slow(scorer, row.ids)[row.mask[1:]]
+    direct = losses_slow(scorer, np.concatenate([scorer.opening, row.ids[row.mask]]))[
+        len(scorer.opening) - 1 :
+    ]
+    assert len(conditioned) == len(direct) == found.columns["tokens_response"][0]
+    assert values[0] == pytest.approx(conditioned.mean() / direct.mean(), rel=1e-5)
+    by_perplexity, _, _ = scored(ifd.prepare(ifd.Config(ratio="perplexity"), context()), [[USER, ANSWER]])
+    assert by_perplexity[0] == pytest.approx(np.exp(conditioned.mean() - direct.mean()), rel=1e-5)
+    assert status[0] == code("ok")
+
+
+def test_the_two_ratios_rank_differently() -> None:
+    # T1: X direct 0.5, given 0.4; Y direct 3.0, given 2.6.
+    stored = {"nll_response": np.array([0.4, 2.6]), "nll_direct": np.array([0.5, 3.0])}
+    status = np.zeros(2, np.uint8)
+    by_loss, _ = ifd.prepare(ifd.Config(), context()).derive(stored, status)
+    by_perplexity, _ = ifd.prepare(ifd.Config(ratio="perplexity"), context()).derive(stored, status)
+    assert by_loss.tolist() == pytest.approx([0.8, 0.866667], abs=1e-6)
+    assert by_perplexity.tolist() == pytest.approx([0.904837, 0.670320], abs=1e-6)
+
+
+def test_no_number_is_made_of_nothing() -> None:
+    stored = {
+        "nll_response": np.array([0.4, 800.0, np.nan, np.inf]),
+        "nll_direct": np.array([0.0, 1.0, 1.0, 1.0]),
+    }
+    for ratio, wanted in (("loss", ["non_finite", "ok", "failed", "non_finite"]),
+                          ("perplexity", ["ok", "non_finite", "failed", "non_finite"])):  # fmt: skip
+        status = np.array([0, 0, code("failed"), 0], np.uint8)
+        values, found = ifd.prepare(ifd.Config(ratio=ratio), context()).derive(stored, status)
+        assert found.tolist() == [code(word) for word in wanted]
+        assert np.isnan(values).tolist() == [word != "ok" for word in wanted]
+
+
+def test_turns() -> None:
+    talk = [USER, ANSWER, *SECOND]
+    alone = scored(ifd.prepare(ifd.Config(turns="first"), context()), [[USER, ANSWER]])[0][0]
+    first, last, both = (
+        scored(ifd.prepare(ifd.Config(turns=turns), context()), [talk]) for turns in ("first", "last", "all")
+    )
+    assert first[0][0] == pytest.approx(alone, rel=1e-5)
+    columns = [found.columns for _, _, found in (first, last, both)]
+    tokens = [c["tokens_response"][0] for c in columns]
+    assert tokens[2] == tokens[0] + tokens[1]
+    for name in ("nll_response", "nll_direct"):
+        mean = (tokens[0] * columns[0][name][0] + tokens[1] * columns[1][name][0]) / tokens[2]
+        assert columns[2][name][0] == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("talk", "word"),
+    [
+        ([USER, Message("assistant", "  \n")], "empty_response"),
+        ([USER], "no_target_tokens"),
+        ([Message("user", "word " * 200), ANSWER], "too_long"),
+        ([USER, Message("assistant", "many words " * 100)], "truncated"),
+        ([USER, Message("assistant", "\u200d\U0001f469\u0301\ud800")], "ok"),
+        ([USER, Message("assistant", "x")], "ok"),
+    ],
+)
+def test_statuses(talk: list[Message], word: str) -> None:
+    for scorer in (ifd.prepare(ifd.Config(), context(max_tokens=64)),
+                   perplexity.prepare(perplexity.Config(), context(max_tokens=64))):  # fmt: skip
+        values, status, _ = scored(scorer, [[USER, ANSWER], talk, [USER, ANSWER]])
+        assert status[1] == code(word)
+        assert np.isfinite(values[1]) == (word in ("ok", "truncated"))
+        assert values[0] == values[2] and np.isfinite(values[0])
+
+
+def test_a_truncated_response_is_scored_over_the_same_tokens_in_both_passes() -> None:
+    long = [USER, Message("assistant", "many words " * 100)]
+    scorer = ifd.prepare(ifd.Config(), context(max_tokens=64))
+    _, _, found = scored(scorer, [long])
+    row = scorer.renderer.render(long)
+    assert found.columns["tokens_response"][0] == row.mask.sum() == 64 - np.flatnonzero(row.mask)[0]
+
+
+def test_faults_in_the_engine_are_never_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = ifd.prepare(ifd.Config(), context())
+    inner = scorer._engine.losses
+
+    def broken(sequences, wanted, advance):
+        found = inner(sequences, wanted, advance)
+        found[1][:] = np.nan
+        found[2][0] = np.inf
+        scorer._engine.executor.failed[1] = "does not fit"
+        return found
+
+    monkeypatch.setattr(scorer._engine, "losses", broken)
+    values, status, found = scored(scorer, [[USER, ANSWER], [USER, *SECOND[1:]], [USER, ANSWER]])
+    assert [int(s) for s in status] == [0, code("failed"), code("non_finite")]
+    assert np.isnan(values).tolist() == [False, True, True] and found.reasons[1] == "does not fit"
+
+
+def test_batches_change_nothing() -> None:
+    talks = [[USER, ANSWER], [USER, ANSWER, *SECOND], SECOND] * 3
+    one, _, _ = scored(ifd.prepare(ifd.Config(turns="all"), context(batch_tokens=1)), talks)
+    many, _, _ = scored(ifd.prepare(ifd.Config(turns="all"), context(batch_tokens=4000)), talks)
+    np.testing.assert_allclose(one, many, rtol=1e-5)
+
+
+def test_scores_of_a_pool_are_stored_once_for_both_ratios(tmp_path: Path) -> None:
+    write_lab(tmp_path, rows=60, seed=1)
+    pool = tamis.read_pool([tmp_path / "pool.jsonl"], store=tmp_path / "store")
+    options: dict[str, Any] = {"model": str(NANO), "dtype": "float32", "store": tmp_path / "store"}
+    loss = tamis.score(pool, "ifd", **options)
+    other = tamis.score(pool, "ifd", parameters={"ratio": "perplexity"}, **options)
+    assert loss.digest == other.digest
+    finite = np.isfinite(loss.values)
+    assert finite.any() and (finite == (loss.status == "ok")).all()
+    assert len(list((tmp_path / "store" / "scores").iterdir())) == 1
+    np.testing.assert_allclose(
+        np.log(other.values), loss.columns["nll_response"] - loss.columns["nll_direct"]
+    )
+
+
+def golden_talks(golden: Path) -> list[list[Message]]:
+    lines = (golden / "pool.jsonl").read_text(encoding="utf-8").splitlines()
+    return [[Message(m["role"], m["content"]) for m in json.loads(line)["messages"]] for line in lines]
+
+
+def test_golden_perplexity_and_ifd() -> None:
+    golden = shared("golden")
+    wanted = [json.loads(line) for line in (golden / "losses.jsonl").read_text(encoding="utf-8").splitlines()]
+    given = context(model=str(golden / "model"), template="tulu")
+    talks = golden_talks(golden)
+    values, _, _ = scored(perplexity.prepare(perplexity.Config(compatible=True), given), talks)
+    np.testing.assert_allclose(values, [row["hamish_nll"] for row in wanted], rtol=1e-5)
+    for ratio, key, tolerance in (("loss", "ifd_loss_ratio_header", 1e-5),
+                                  ("perplexity", "ifd_ppl_ratio_header", 5e-5)):  # fmt: skip
+        values, status, _ = scored(ifd.prepare(ifd.Config(ratio=ratio, turns="last"), given), talks)
+        reference = np.array([row["tulu"].get(key) or np.nan for row in wanted])
+        both = np.isfinite(values) & np.isfinite(reference)
+        np.testing.assert_allclose(values[both], reference[both], rtol=tolerance)
+        # Ours alone: a conversation that ends with a user turn. The reference's alone: blank responses.
+        assert [wanted[i]["id"] for i in np.flatnonzero(~both & np.isfinite(values))] == ["a-p027"]
+        blank = np.flatnonzero(~both & np.isfinite(reference))
+        assert (status[blank] == code("empty_response")).all() and len(blank) == 2
+        assert both.sum() == 60
