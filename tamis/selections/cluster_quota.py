@@ -13,7 +13,8 @@ scores a seeded hash of the row (of its id when there are ids).
 **Gives.** positions int64 (k,); gain = mean S, NaN without scores; query = -1; nested. Notes: rows that the
 clusters were fitted on, clusters that got no row, rounds of k-means.
 **Cost.** O(sample × clusters × d) a round, one pass of O(n × clusters × d) to assign; O(sample × d + clusters
-× d + n) memory. Needs scikit-learn (extra lm).
+× d + n) memory, where centres are dense and d counts, for sparse rows, the columns that occur in the sample.
+Needs scikit-learn (extra lm).
 **Departs.** Cherry takes, of each cluster, the rows of middle perplexity (25th to 75th percentile, every
 len // n-th in file order) and clusters unscaled prompt embeddings with the library's number of restarts; here
 the score decides. Sums inside k-means depend on the number of threads in their last bits, and so can the
@@ -87,11 +88,11 @@ def clustered(
     kmeans = cluster.KMeans(n_clusters=k, init="k-means++", n_init=1, random_state=seed % 2**32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer distinct rows than clusters: counted below
-        kmeans.fit(rows[sample])
+        narrow = _Narrow(rows[sample], rows.vectors.d)
+        kmeans.fit(narrow(rows[sample]))
     centres = kmeans.cluster_centers_
-    labels = np.concatenate(
-        [_nearest(rows[start : start + ASSIGN_ROWS], centres) for start in range(0, len(rows), ASSIGN_ROWS)]
-    )
+    blocks = (narrow(rows[start : start + ASSIGN_ROWS]) for start in range(0, len(rows), ASSIGN_ROWS))
+    labels = np.concatenate([_nearest(block, centres) for block in blocks])
     numbers, first, inverse, sizes = np.unique(
         labels, return_index=True, return_inverse=True, return_counts=True
     )
@@ -99,6 +100,30 @@ def clustered(
     place[np.lexsort((first, -sizes))] = np.arange(len(numbers))
     facts = {"fitted_rows": len(sample), "empty_clusters": config.clusters - len(numbers)}
     return place[inverse], facts | {"rounds": int(kmeans.n_iter_)}
+
+
+class _Narrow:
+    """Sparse rows cut to the columns that occur in a sample; dense ones as they are.
+
+    No centre has any other column, so no distance changes but by the row's own constant; the centres, which
+    are dense, become as narrow as they can be. scikit-learn takes 32-bit indices only.
+    """
+
+    def __init__(self, sample: Any, d: int) -> None:
+        if not isinstance(sample, np.ndarray):
+            self.columns = np.unique(sample.indices)
+            self.number = np.full(d, -1, np.int32)
+            self.number[self.columns] = np.arange(len(self.columns))
+
+    def __call__(self, rows: Any) -> Any:
+        if isinstance(rows, np.ndarray):
+            return rows
+        from scipy.sparse import csr_matrix
+
+        numbers = self.number[rows.indices]
+        kept = numbers >= 0
+        indptr = np.concatenate([[0], np.cumsum(kept)])[rows.indptr].astype(np.int32)
+        return csr_matrix((rows.data[kept], numbers[kept], indptr), shape=(rows.shape[0], len(self.columns)))
 
 
 def _nearest(rows: Any, centres: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ order, without a gain.
 **Needs.** vectors (n, d); usable (n,); optionally similarity S (m, n), ids.
 **Gives.** positions int64 (k,) in order of choice; gain = f(S + j) - f(S), NaN beyond V; query = -1; nested.
 Notes: rows of V and of those beyond it that were chosen; f(S), and for up to 1000 usable rows drawn from
-outside V by the fixed hash the sum of their max s (`covered`, `sample_covered`, with the counts): what the
-shortlist leaves out, measured.
+outside V by the fixed hash the sum of their max s (`covered`, `sample_covered`, with the counts, all for the
+largest budget of the request): what the shortlist leaves out, measured.
 **Cost.** |V|^2 d for the first gains (each pair once) and |V| d for each column of the kernel that is looked
 at again; lazy greedy asks for few, a block at a time, and `COLUMN_BYTES` of them are kept. Memory: |V| d +
 those columns; the kernel itself never exists.

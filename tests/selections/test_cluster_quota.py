@@ -76,9 +76,12 @@ def test_a_sample_finds_the_same_islands(islands: Any) -> None:
 
 
 def test_sparse_rows_give_the_same_clusters(islands: Any) -> None:
-    vectors, _ = islands
-    sparse = SparseVectors([csr_array(vectors.astype(np.float32))])
-    asked: dict[str, Any] = {"clusters": 3, "seed": 2}
+    vectors = np.zeros((100, 5000))
+    vectors[:, [7, 90, 800, 801, 4000, 4999]] = islands[0]
+    rows = csr_array(vectors.astype(np.float32))
+    rows.indices, rows.indptr = rows.indices.astype(np.int64), rows.indptr.astype(np.int64)
+    sparse = SparseVectors([rows])
+    asked: dict[str, Any] = {"clusters": 3, "seed": 2, "sample": 60}
     np.testing.assert_array_equal(
         choose("cluster-quota", None, 60, vectors=sparse, **asked),
         choose("cluster-quota", None, 60, vectors=vectors, **asked),
