@@ -19,6 +19,7 @@ import yaml
 
 from tamis.core.digest import digest, known_file_digest
 from tamis.core.errors import RequestError
+from tamis.core.similarity import forget_pages
 
 GRADIENTS, INFO, PROCESSOR = "gradients.bin", "info.json", "processor_config.yaml"
 
@@ -43,7 +44,8 @@ class Matrix:
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Rows (k,) as (k, d) float32; what float32 cannot hold is infinite."""
-        found = self.mapped[rows]
+        found = np.asarray(self.mapped[rows])
+        forget_pages(self.mapped)
         if self.dtype == "bfloat16":  # the upper half of a float32, which numpy does not know
             return np.asarray((found.astype(np.uint32) << np.uint32(16)).view(np.float32))
         with np.errstate(over="ignore", invalid="ignore"):

@@ -110,6 +110,7 @@ class EmbedEncoder:
     @property
     def execution(self) -> dict[str, Any]:
         return {
+            "encoder": self.config.encoder,
             "device": self._encoder.device,
             "dtype": self._encoder.dtype,
             "max_tokens": self._encoder.limit,

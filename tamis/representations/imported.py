@@ -76,7 +76,6 @@ class OutsideVectors:
     """Vectors of one side, matched to the rows of a pool."""
 
     flops_per_token = 0.0
-    execution: Mapping[str, Any] = {}
 
     def __init__(self, config: Config, role: str) -> None:
         given, ids = (config.query, config.query_ids) if role == "query" else (config.file, config.ids)
@@ -101,6 +100,12 @@ class OutsideVectors:
         self.dtype = np.float16 if half else np.float32
         self.dimensions = self.matrix.d
         self.found: Match | None = None
+
+    @property
+    def execution(self) -> Mapping[str, Any]:
+        """The file, and how its rows met those of the pool."""
+        counts = {} if self.found is None else {"matched": self.found.counts}
+        return {"file": str(self.matrix.path), **counts}
 
     @cached_property
     def recipe(self) -> dict[str, Any]:

@@ -70,8 +70,6 @@ class Config:
 class OutsideScores:
     """Scores of a file, matched to the rows of a pool."""
 
-    execution: Mapping[str, Any] = {}
-
     def __init__(self, config: Config) -> None:
         if not config.file or not config.column:
             raise RequestError(
@@ -91,6 +89,12 @@ class OutsideScores:
             "ids": "position" if ids is None else ids,
         }
         self.found: Match | None = None
+
+    @property
+    def execution(self) -> Mapping[str, Any]:
+        """The file, and how its rows met those of the pool."""
+        counts = {} if self.found is None else {"matched": self.found.counts}
+        return {"file": self.config.file, **counts}
 
     def match(self, ids: np.ndarray) -> dict[str, int]:
         """Match the file to the rows of a pool by their ids (n,); the counts. Raises RequestError."""

@@ -72,7 +72,9 @@ def test_vectors_by_files_and_by_name_choose_the_same(work: Path) -> None:
 def test_contents_and_not_paths_are_in_the_manifest(work: Path) -> None:
     def recipe(folder: Path, out: str) -> Any:
         select(work, "import/top-k", parameters={"import": parameters(folder)}, out=work / out)
-        return json.loads((work / out / "manifest.json").read_text())["recipe"]
+        manifest = json.loads((work / out / "manifest.json").read_text())
+        assert manifest["execution"]["signals"]["import/top-k"]["file"] == str(folder / "vectors.npy")
+        return manifest["recipe"]
 
     first = recipe(work, "one")
     assert str(work) not in json.dumps(first) and first["contents"]["import/top-k"]["pool"]["numbers"]
