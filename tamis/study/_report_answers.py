@@ -14,6 +14,7 @@ from tamis.study.diagnostics import overlap
 
 SHOWN = 3  # rows of each kind
 CARD_CHARACTERS = 1200
+BEGINNING = 120  # characters of a row in a sentence
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,16 @@ def _worst(view: View) -> Answer:
     return Answer(
         question,
         f"Rank {rank:,}, score {number(float(view.score[rank]))}.",
-        f"From {visible(str(view.pool.sources[view.positions[rank]]))}; the best score is {number(best)}. "
-        "Its text is below.",
+        f"From {visible(str(view.pool.sources[view.positions[rank]]))}: “{_beginning(view, rank)}” "
+        f"The best score is {number(best)}. Both are shown below.",
     )
+
+
+def _beginning(view: View, rank: int) -> str:
+    """The first words of a row."""
+    turns = next(iter(view.pool.messages_at(view.positions[[rank]])))
+    text = " ".join(excerpt(turns, 2 * BEGINNING).prompt.split())
+    return text if len(text) <= BEGINNING else text[: BEGINNING - 1] + "…"
 
 
 def _random(view: View) -> Answer:

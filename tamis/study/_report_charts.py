@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -48,7 +49,7 @@ def percent(share: float | None) -> str:
         return "–"
     if 0 < share < 0.001:
         return "< 0.1 %"
-    return f"{100 * share:.1f} %" if share < 0.0995 and share else f"{100 * share:.0f} %"
+    return f"{100 * share:.1f}".removesuffix(".0") + " %" if share < 0.0995 else f"{100 * share:.0f} %"
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,22 @@ def svg(parts: Sequence[str], title: str, height: int = HEIGHT) -> Markup:
 
 
 def line(x: Axis, y: Axis, xs: np.ndarray, ys: np.ndarray, kind: str) -> str:
-    """A curve through at most `POINTS` of the points, the first and the last among them."""
-    if len(xs) > POINTS:
-        keep = np.unique(np.linspace(0, len(xs) - 1, POINTS).round().astype(int))
+    """A curve through the points; of many, the least and the greatest of each of `POINTS` stretches."""
+    if len(xs) > 2 * POINTS:
+        # Taking every so manieth point instead would draw a pattern that is not there where scores alternate.
+        keep = sparse(ys, POINTS)
         xs, ys = xs[keep], ys[keep]
     at = [f"{x(float(a)):.1f} {y(float(b)):.1f}" for a, b in zip(xs, ys, strict=True) if np.isfinite(b)]
     return f'<path class="line {kind}" d="M{"L".join(at)}"/>' if at else ""
+
+
+def sparse(values: np.ndarray, stretches: int) -> np.ndarray:
+    """Positions of the first and last value, and of the least and greatest of every stretch, ascending."""
+    bounds = np.linspace(0, len(values), stretches + 1).round().astype(int)
+    found = {0, len(values) - 1}
+    for start, stop in pairwise(bounds.tolist()):
+        found |= {start + int(values[start:stop].argmin()), start + int(values[start:stop].argmax())}
+    return np.array(sorted(found))
 
 
 def limits(*arrays: np.ndarray) -> tuple[float, float]:
@@ -207,7 +218,7 @@ def sources(title: str, rows: Sequence[dict[str, object]], note: str = "") -> Ch
             str(row["source"]),
             *(float(str(row[n])) for n in ("share", "pool_share", "random_share")),
         )
-        name = name if len(name) <= 40 else name[:39] + "…"
+        name = name if len(name) <= 30 else name[:29] + "…"
         parts.append(_text(2, y + 14, f"{name}: {percent(share)} (pool {percent(pool)})", "bar"))
         parts.append(
             f'<rect class="mine" x="2" y="{y + 19}" width="{max(x(share) - 2, 0):.1f}" height="15"/>'

@@ -231,6 +231,7 @@ def recipe(run: Run) -> dict[str, Any]:
     """The recipe in short."""
     manifest = run.manifest
     asked = manifest["recipe"]
+    model = (asked.get("model") or {}).get("fingerprint") or {}
     return {
         "digest": manifest["digest"],
         "pool_rows": manifest["pool"]["rows"],
@@ -239,7 +240,7 @@ def recipe(run: Run) -> dict[str, Any]:
         "seed": asked["seed"],
         "within": asked.get("within"),
         "budgets": asked["budgets"],
-        "model": (asked.get("model") or {}).get("fingerprint"),
+        "model": ", ".join(f"{key} {value}" for key, value in sorted(model.items())),
         "strategies": [
             {"name": strategy["name"], "parts": visible(_parts(strategy))} for strategy in asked["strategies"]
         ],

@@ -22,7 +22,7 @@ import tamis
 from tamis.core.errors import RequestError
 from tamis.core.similarity import ArraySimilarity, FeatureSimilarity
 from tamis.lab import write_lab
-from tamis.study._report_charts import nice_step, number, percent
+from tamis.study._report_charts import nice_step, number, percent, sparse
 from tamis.study._report_facts import budget_words, read_runs
 from tamis.study._report_map import plane_of
 from tamis.study._report_text import (
@@ -305,6 +305,14 @@ def test_the_map_is_the_singular_value_decomposition_of_centred_rows(sparse: boo
     assert np.allclose(points.xy, expected * sign / np.abs(expected).max(), atol=2e-4)
     assert np.allclose(points.share, values[:2] ** 2 / (values**2).sum(), atol=1e-5)
     assert points.kind.tolist() == ["pool"] * 80 + ["subset"] * 2 + ["query"] * 5
+
+
+def test_a_drawn_curve_keeps_its_extremes() -> None:
+    values = np.tile([1.0, 0.0], 1000)
+    values[777] = 9.0
+    kept = sparse(values, 50)
+    assert kept[0] == 0 and kept[-1] == 1999 and 777 in kept and len(kept) <= 102
+    assert set(values[kept]) == {0.0, 1.0, 9.0}
 
 
 def test_equal_rows_have_no_map() -> None:
