@@ -19,7 +19,7 @@ import yaml
 
 from tamis.core.digest import digest, known_file_digest
 from tamis.core.errors import RequestError
-from tamis.core.similarity import forget_pages
+from tamis.core.vectors import forget_pages
 
 GRADIENTS, INFO, PROCESSOR = "gradients.bin", "info.json", "processor_config.yaml"
 

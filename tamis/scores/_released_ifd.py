@@ -1,11 +1,11 @@
 """What the released IFD programs score, token for token, for comparison with published numbers.
 
 Prompt P (ending with its response marker) and response A are joined without a separator and tokenised as one
-text, cut at L tokens; the scored tokens begin after the n tokens that the text before the last occurrence of A
-has alone (so a token that straddles the boundary moves the slice). Direct: marker + A, cut at L - n_P + c
-tokens, n_P = tokens of P cut at L. Cherry: the template's marker, c = 4 (6 with a Vicuna prompt), ratio of mean
-losses. Superfiltering: no marker, c = 1, ratio of perplexities. Both leave out the first token of a text. Rows
-with nothing to score have no number; that is all that is kept of their several sentinels.
+text, cut at L tokens; the scored tokens begin after the n tokens that the text before the last occurrence of
+A has alone (so a token that straddles the boundary moves the slice). Direct: marker + A, cut at L - n_P + c
+tokens, n_P = tokens of P cut at L. Cherry: the template's marker, c = 4 (6 with a Vicuna prompt), ratio of
+mean losses. Superfiltering: no marker, c = 1, ratio of perplexities. Both leave out the first token of a
+text. Rows with nothing to score have no number, in place of several sentinels.
 
 Li et al. 2023, arXiv:2308.12032; Li et al. 2024, arXiv:2402.00530.
 """
