@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PLANNED = {
     "pool", "strategy", "budget", "out", "query", "maps", "settings", "within", "seed", "skip_bad_rows",
     "allow_underflow", "quiet", "as_json", "study", "rows", "tokens_per_row", "query_rows", "device_tflops",
-    "price_device_hour",
+    "price_device_hour", "exclude", "no_report",
 }  # fmt: skip
 """Options that a plan takes into account, or that change no estimate; the rest go to `Settings`."""
 
@@ -47,13 +47,15 @@ def run(given: Mapping[str, Any]) -> None:
 def asked(given: Mapping[str, Any]) -> Asked:
     """The options of the command line as a request for a plan."""
     from tamis.study.budget import parse_budget
+    from tamis.study.hygiene import configured
     from tamis.study.plan import QUERY_ROWS, Asked
     from tamis.study.signals import Settings
     from tamis.study.strategies import parse_settings, resolve
 
     names = [field.name for field in fields(Settings)]
+    _, parameters = configured(parse_settings(given["settings"] or []))
     return Asked(
-        resolve(split_names(given["strategy"] or []), parse_settings(given["settings"] or [])),
+        resolve(split_names(given["strategy"] or []), parameters),
         [parse_budget(text) for text in split_names(given["budget"] or [])],
         given["pool"] or [],
         named_paths(given["query"] or []),
@@ -64,6 +66,7 @@ def asked(given: Mapping[str, Any]) -> Asked:
         Settings(**{name: given[name] for name in names if name in given}),
         given["device_tflops"],
         given["price_device_hour"],
+        report=not given.get("no_report", False),
     )
 
 

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 from tamis.cli.reading import mapping_of, named_paths, read, split_names
 
 if TYPE_CHECKING:
+    from tamis.pools.pool import Pool
+    from tamis.study.select import Request
     from tamis.study.signals import Settings
+
+
+_LONG_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ def run(given: Given, options: Settings) -> None:
         strategies, budgets, queries, given.seed, given.within, given.allow_underflow, options,
         hygiene, given.exclude, given.report,
     )  # fmt: skip
+    if not options.quiet:
+        _announce(pool, request)
     subsets = select(pool, request, given.out)
     if given.as_json:
         manifest = (given.out / "manifest.json").read_text(encoding="utf-8")
@@ -68,3 +75,14 @@ def run(given: Given, options: Settings) -> None:
         from tamis.cli.tables import show_subsets
 
         show_subsets(subsets, given.out)
+
+
+def _announce(pool: Pool, request: Request) -> None:
+    """Say how long it will take when that is long and can be known at no cost."""
+    from tamis.cli.plan import announce
+    from tamis.study.plan import expected
+
+    request.check(pool)
+    seconds, disk = expected(pool, request)
+    if seconds > _LONG_S:
+        announce(seconds, disk)

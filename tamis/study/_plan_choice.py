@@ -28,9 +28,13 @@ _TIMED_S = 0.05
 _TIMED_ROWS = 512
 _READ_BYTES_S = 3e8
 _SUBSET_S = 0.05
-_DIAGNOSED_S = 0.15
+_DIAGNOSED_S = 0.25
 """Distances of a subset and of a random draw, and choices under resampled queries, about."""
 _BLOCK_BYTES = 64 << 20
+_FACTS_BYTES = 60 << 20  # solver, charts and page, beyond what is loaded before
+_PAGE_BYTES, _PAGE_SUBSET_BYTES, _PAGE_PLAIN_BYTES, _PAGE_MOST_BYTES = 60_000, 12_000, 400_000, 15e6
+_PAGE_S = 1.0
+_DIMENSIONS = 1024
 
 
 @dataclass(frozen=True)
@@ -139,28 +143,45 @@ def _own_estimate(
     return None if estimate is None else dict(estimate(queries, rows, width, config, limit))
 
 
+def own_seconds(strategy: Strategy, budgets: Sequence[Budget], rows: int, queries: int) -> float:
+    """Seconds of the products of a selection that says itself what it costs, at 1,024 dimensions; else 0."""
+    method = strategy.methods()[-1]
+    config = method.configure(strategy.selection_parameters)
+    limit = max(rows_of(budget, rows, 1.0) for budget in budgets)
+    extra = _own_estimate(method, queries, rows, _DIMENSIONS, config, limit) if queries else None
+    return 0.0 if extra is None else extra["flops"] / (numpy_peak() / 2)
+
+
+def _page_bytes(rows: int, subsets: int, row_bytes: float) -> float:
+    """About what the report comes to: texts as they are, compressed when they are many."""
+    texts = rows * (0.9 * row_bytes + 100)
+    texts = texts if texts < _PAGE_PLAIN_BYTES else 0.4 * texts
+    return min(_PAGE_BYTES + subsets * _PAGE_SUBSET_BYTES + texts, _PAGE_MOST_BYTES)
+
+
 def writing_stages(
-    strategies: Sequence[Strategy], budgets: Sequence[Budget], known: Known, tokens: float
+    strategies: Sequence[Strategy], budgets: Sequence[Budget], known: Known, tokens: float, report: bool
 ) -> list[Stage]:
-    """The facts about every subset, then the files of OUT and the subsets in the store."""
+    """The facts about every subset, then the files of OUT, the report and the subsets in the store."""
     limits = [rows_of(budget, known.rows, tokens) for budget in budgets]
     subsets, rows = len(strategies) * len(budgets), len(strategies) * sum(limits)
     compared = sum(strategy.needs_query for strategy in strategies) * len(budgets)
     facts = Stage(
         "facts about the subsets", "due", rows, seconds=compared * _DIAGNOSED_S,
-        memory_bytes=resident_bytes(),
+        memory_bytes=resident_bytes() + _FACTS_BYTES,
         how={"seconds": f"{_DIAGNOSED_S:g} s a subset that was compared with queries, as measured"},
     )  # fmt: skip
     near = sum(strategy.needs_query for strategy in strategies) * sum(limits)
     disk = rows * (known.row_bytes + ROW_COPIES_BYTES) + near * COMPARED_ROW_BYTES
     disk += subsets * SUBSET_BYTES + compared * COMPARED_BYTES
-    read = min(known.rows, rows * 64) * known.row_bytes / _READ_BYTES_S
+    disk += _page_bytes(rows, subsets, known.row_bytes) if report else 0
+    read = (_PAGE_S if report else 0) + min(known.rows, rows * 64) * known.row_bytes / _READ_BYTES_S
     how = {
-        "disk": f"original rows of {known.row_bytes:,.0f} bytes on average, columns, views, manifest",
-        "seconds": f"{_SUBSET_S:g} s a subset, and reading rows at 300 MB/s",
+        "disk": f"original rows of {known.row_bytes:,.0f} bytes on average, columns, views, manifest, report",
+        "seconds": f"{_SUBSET_S:g} s a subset, reading rows at 300 MB/s, {_PAGE_S:g} s for the report",
     }
     written = Stage(
         "write OUT", "due", rows, seconds=subsets * _SUBSET_S + read, disk_bytes=disk,
-        memory_bytes=resident_bytes(), how=how,
+        memory_bytes=resident_bytes() + _FACTS_BYTES, how=how,
     )  # fmt: skip
     return [facts, written]

@@ -55,6 +55,7 @@ class Plan:
         """Sums over the stages, and the largest memory."""
         found: dict[str, float] = {name: sum(getattr(s, name) for s in self.stages) for name in _SUMS}
         del found["rows"]  # the same rows go through several stages
+        found["tokens"] = sum(s.tokens for s in self.stages if s.kind in ("representation", "scores"))
         found |= {name: max((getattr(s, name) for s in self.stages), default=0) for name in _LARGEST}
         found["minutes"] = found["seconds"] / 60
         if self.price is not None:

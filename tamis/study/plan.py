@@ -15,13 +15,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tamis.core.errors import RequestError
 from tamis.core.extras import need
 from tamis.core.store import Store, shard_bounds
 from tamis.models.lm import LanguageModel, describe_model, weight_files
-from tamis.study._plan_choice import choice_stage, writing_stages
+from tamis.study._plan_choice import choice_stage, own_seconds, writing_stages
 from tamis.study._plan_pool import Known, imagined, known_pool
 from tamis.study._plan_rates import resident_bytes
 from tamis.study._plan_signal import ROW_BYTES, Machine, Work
@@ -29,6 +31,10 @@ from tamis.study._plan_stage import Plan, Stage
 from tamis.study.budget import Budget
 from tamis.study.signals import Settings
 from tamis.study.strategies import Strategy
+
+if TYPE_CHECKING:
+    from tamis.pools.pool import Pool
+    from tamis.study.select import Request
 
 QUERY_ROWS = 100
 _RENDER_ROWS = 512
@@ -55,6 +61,7 @@ class Asked:
     tflops: float | None = None
     price: float | None = None
     calibrate: bool = True
+    report: bool = True
 
     def check(self) -> None:
         """Raise RequestError for what cannot be planned."""
@@ -121,7 +128,7 @@ def _planned(asked: Asked, lm: LanguageModel | None, loading: float, scratch: Pa
     made += [
         choice_stage(s, asked.budgets, works.get(_key(s)), pool, asking, per_row) for s in asked.strategies
     ]
-    made += writing_stages(asked.strategies, asked.budgets, pool, per_row)
+    made += writing_stages(asked.strategies, asked.budgets, pool, per_row, asked.report)
     begun = Stage(
         "start", "due", seconds=_START_S + loading, memory_bytes=resident_bytes(),
         how={"seconds": "importing the libraries, timed here" if loading else "a fixed guess"},
@@ -244,6 +251,27 @@ def _signals(works: Mapping[str, Work], pool: Known, queries: Mapping[str, Known
             work.stage(f"{'encode' if work.kind == 'representation' else 'score'} the pool by {name}", pool)
         )
     return found
+
+
+def expected(pool: Pool, request: Request) -> tuple[float, float]:
+    """Seconds and bytes of the model passes and costly selections that a request has still to make, as far as
+    they can be known without a trial: by the ledger, else by FLOPs at a share of the device's speed."""
+    settings = request.settings
+    characters = float(np.sum(pool.chars, dtype=np.int64))
+    known = Known(pool, len(pool), characters, 1.0, pool.digest, "stored: exact", 0.0)
+    passing = [strategy for strategy in request.strategies if strategy.needs_model]
+    seconds = disk = 0.0
+    if passing:
+        lm, _ = _described(settings)
+        machine = Machine(settings.store, settings, lm, _has_weights(lm), None, calibrate=False)
+        asked = Asked(passing, request.budgets, settings=settings)
+        for work in _works(asked, machine, known).values():
+            stage = work.stage(work.method.name, known)
+            seconds, disk = seconds + stage.seconds, disk + stage.disk_bytes
+    queries = sum(map(len, request.queries.values()))
+    for strategy in request.strategies:
+        seconds += own_seconds(strategy, request.budgets, len(pool), queries)
+    return seconds, disk
 
 
 # --- what else there is to say ---------------------------------------------------------------------------
