@@ -129,7 +129,7 @@ def svg(parts: Sequence[str], title: str, height: int = HEIGHT) -> Markup:
 def line(x: Axis, y: Axis, xs: np.ndarray, ys: np.ndarray, kind: str) -> str:
     """A curve through the points; of many, the least and the greatest of each of `POINTS` stretches."""
     if len(xs) > 2 * POINTS:
-        # Taking every so manieth point instead would draw a pattern that is not there where scores alternate.
+        # Taking every tenth point, say, would draw a pattern that is not there where scores alternate.
         keep = sparse(ys, POINTS)
         xs, ys = xs[keep], ys[keep]
     at = [f"{x(float(a)):.1f} {y(float(b)):.1f}" for a, b in zip(xs, ys, strict=True) if np.isfinite(b)]
@@ -155,22 +155,44 @@ def limits(*arrays: np.ndarray) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1))
 
 
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Values at places of the x axis, 0, 1, … unless given; `name` is written at the end of the curve."""
+
+    kind: str
+    values: np.ndarray
+    at: np.ndarray | None = None
+    name: str = ""
+
+    @property
+    def places(self) -> np.ndarray:
+        """Where the values stand."""
+        return np.arange(len(self.values)) if self.at is None else self.at
+
+
 def curves(
-    title: str, x_label: str, y_label: str, lines: Sequence[tuple[str, np.ndarray]], **more: object
+    title: str,
+    x_label: str,
+    y_label: str,
+    lines: Sequence[Curve],
+    marks: Sequence[int] = (),
+    note: str = "",
 ) -> Chart:
-    """Curves by rank 0, 1, …: (kind, values) each; `marks` are ranks with a vertical line, `note` a text."""
-    marks = more.get("marks") or ()
-    assert isinstance(marks, (list, tuple))
-    longest = max((len(values) for _, values in lines), default=1)
-    low, high = limits(*(values for _, values in lines))
-    x = Axis(0, max(longest - 1, 1), LEFT, WIDTH - RIGHT)
+    """Curves over ranks, the first on top; `marks` are ranks with a vertical line."""
+    last = max((int(curve.places[-1]) for curve in lines if len(curve.values)), default=1)
+    low, high = limits(*(curve.values for curve in lines))
+    x = Axis(0, max(last, 1), LEFT, WIDTH - RIGHT)
     y = Axis(low, high, HEIGHT - BOTTOM, TOP)
     parts = frame(x, y, x_label, y_label)
     for mark in marks:
         parts.append(f'<path class="mark" d="M{x(mark):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
-    for kind, values in reversed(lines):
-        parts.append(line(x, y, np.arange(len(values)), values, kind))
-    return Chart(title, svg(parts, title), str(more.get("note") or ""))
+    for curve in reversed(lines):
+        parts.append(line(x, y, curve.places, curve.values, curve.kind))
+    below = HEIGHT - BOTTOM + 11.0
+    for curve in sorted((c for c in lines if c.name), key=lambda c: float(c.values[-1])):
+        below = min(below - 15, y(float(curve.values[-1])) - 14)
+        parts.append(_text(WIDTH - RIGHT, below, curve.name, "name", "end"))
+    return Chart(title, svg(parts, title), note)
 
 
 def length_bins(*arrays: np.ndarray) -> np.ndarray:

@@ -14,11 +14,12 @@ from markupsafe import Markup
 
 from tamis.study import _report_charts as charts
 from tamis.study._report_answers import answers, distances, groups
-from tamis.study._report_charts import Chart, number, percent
+from tamis.study._report_charts import Chart, Curve, number, percent
 from tamis.study._report_facts import Overlaps, Run, View, nesting, same_size_sources
 from tamis.study._report_text import TEXT_CHARACTERS, embedded, queries_of, rounded, rows_of, visible
 
 SOURCES = 12  # in the chart; the table has all
+TASKS = 6  # with a curve of their own
 CONTENT_POLICY = (
     "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; script-src '{}'; style-src '{}'"
 )
@@ -100,13 +101,33 @@ def _charts(view: View) -> list[Chart]:
         found.append(
             charts.curves(
                 f"The score at the moment of choice runs from {high} down to {low}",
-                "rank (order of choice)", "score", [("mine", view.score)],
+                "rank (order of choice)", "score", _by_task(view), note=_tasks_said(view),
             )
         )  # fmt: skip
     found += _beside(view)
     if view.by_queries:
         found.append(_picks(view))
     return found
+
+
+def _by_task(view: View) -> list[Curve]:
+    """Scores by rank, a curve for each of several tasks: they take turns, and their scores differ."""
+    tasks = list(dict.fromkeys(view.task))
+    if not 1 < len(tasks) <= TASKS:
+        return [Curve("mine", view.score)]
+    ranks = {task: np.flatnonzero(view.task == task) for task in tasks}
+    return [Curve("mine", view.score[at], at, visible(task)[:24]) for task, at in ranks.items()]
+
+
+def _tasks_said(view: View) -> str:
+    tasks = len(set(view.task))
+    return (
+        "One curve for each task."
+        if 1 < tasks <= TASKS
+        else "All tasks in one curve."
+        if tasks > TASKS
+        else ""
+    )
 
 
 def _lengths(view: View) -> Chart:
@@ -133,7 +154,11 @@ def _beside(view: View) -> list[Chart]:
         f"{number(float(np.median(draw)))} of a random draw"
     )
     note = "Solid: subset; dashed: random draw. Each in falling order."
-    return [charts.curves(title, "rows, from the best", what, [("mine", mine), ("draw", draw)], note=note)]
+    return [
+        charts.curves(
+            title, "rows, from the best", what, [Curve("mine", mine), Curve("draw", draw)], note=note
+        )
+    ]
 
 
 def _picks(view: View) -> Chart:
@@ -222,7 +247,9 @@ def _orders(views: Sequence[View]) -> list[Chart]:
         said = f"; lines at {', '.join(f'{mark:,}' for mark in marks)} rows" if marks else ""
         title = f"{largest.label}: score by rank{said}"
         found.append(
-            charts.curves(title, "rank (order of choice)", "score", [("mine", largest.score)], marks=marks)
+            charts.curves(
+                title, "rank (order of choice)", "score", _by_task(largest), marks, _tasks_said(largest)
+            )
         )
     return found
 
