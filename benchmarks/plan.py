@@ -58,8 +58,8 @@ def cases(work: Path, shared: Path, rows: int, real_rows: int) -> dict[str, list
     ]  # fmt: skip
     return {
         "laboratory": [*lab, "--budget", "100,500"],
-        "real rows": [*real, "--budget", "500"],
-        "real rows, stored": [*real, "--budget", "250,1000"],
+        "real rows": [*real, "--budget", "300"],
+        "real rows, stored": [*real, "--budget", "200,500"],
     }
 
 

@@ -106,7 +106,7 @@ class Work:
         return tried(self.pool_runner, self.pool)
 
     def made_by(self, role: str) -> dict[str, Any] | None:
-        """Recipe of the method, None while the weights are not here or the commit of a hub id is not known."""
+        """Recipe of the method, None while the weights or the commit of a hub id are not known."""
         runner = self.pool_runner if role == "pool" else self.runner(role)
         try:
             return None if runner is None else dict(runner.recipe)

@@ -301,6 +301,11 @@ def _notes(asked: Asked, pool: Known, machine: Machine) -> list[str]:
     bad = sum(report.bad_rows for report in pool.pool.files) if pool.pool is not None else 0
     if bad:
         found.append(f"{bad:,} bad rows: `select` stops at them unless --skip-bad-rows")
+    for budget in asked.budgets:
+        if budget.unit == "rows" and budget.amount > pool.rows:
+            found.append(
+                f"budget {budget.folder} is more than the pool: `select` stops unless --allow-underflow"
+            )
     if machine.lm is not None and not machine.weights and any(s.needs_model for s in asked.strategies):
         found.append("the weights are not here: nothing could be tried, and what is stored cannot be told")
     if pool.tokens_per_row is not None and not asked.queries:
