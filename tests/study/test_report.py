@@ -27,6 +27,7 @@ from tamis.study._report_facts import budget_words, read_runs
 from tamis.study._report_map import plane_of
 from tamis.study._report_text import (
     PART_CHARACTERS,
+    TEXT_BYTES,
     Excerpt,
     allowance,
     embedded,
@@ -350,6 +351,22 @@ def test_embedded_data_cannot_end_its_element() -> None:
     packed = _Page(str(embedded("x", large)))
     assert json.loads(gzip.decompress(base64.b64decode(packed.data["x"]))) == large
     assert str(embedded("x", large)) == str(embedded("x", large))
+
+
+def test_a_hundred_thousand_rows_of_the_worst_text_stay_below_15_megabytes() -> None:
+    generator = np.random.default_rng(0)
+    rows, each = 100_000, TEXT_BYTES // 3 // 100_000
+    # Han characters at random: three bytes each, and next to nothing for gzip to find.
+    letters = generator.integers(0x4E00, 0x9FFF, (rows, each), dtype=np.uint32)
+    texts = letters.view(f"<U{each}").ravel().tolist()
+    value = {
+        "id": [f"{x:016x}" for x in generator.integers(0, 1 << 62, rows).tolist()],
+        "text": texts,
+        "score": rounded(generator.random(rows).astype(np.float32)),
+        "nearest": generator.integers(0, 500, 3 * rows).tolist(),
+        "similarity": rounded(np.round(generator.random(3 * rows), 4)),
+    }
+    assert len(str(embedded("x", value))) < 14_500_000
 
 
 def test_numbers_are_said_plainly() -> None:
