@@ -11,6 +11,25 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli.flags import with_options_of
+from tamis.cli.options import (
+    AsJson,
+    BatchTokens,
+    Device,
+    Dtype,
+    Maps,
+    MaxTokens,
+    Model,
+    PoolPaths,
+    Quiet,
+    RemoteCode,
+    Seed,
+    Settings,
+    SkipBad,
+    StoreFolder,
+    Template,
+    Unused,
+    UnusedFlag,
+)
 from tamis.core.errors import TamisError
 
 app = typer.Typer(
@@ -21,39 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-PoolPaths = Annotated[
-    list[str], typer.Option("--pool", help="File, glob, folder or hub id org/name:split[:n]; repeatable.")
-]
-Maps = Annotated[
-    list[str] | None,
-    typer.Option("--map", help="field=column,… or a mapping file, for rows of an unknown shape; repeatable."),
-]
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad-rows", help="Go on without rows that cannot be read; write them aside.")
-]
-StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of stored things.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
-Model = Annotated[str | None, typer.Option("--model", help="Causal language model: folder or hub id.")]
-Template = Annotated[
-    str, typer.Option("--template", help="auto, none, tulu, alpaca, chatml or a Jinja file.")
-]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Longer rows are truncated, and counted.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto (the model's own), float32, bfloat16 or float16.")]
-BatchTokens = Annotated[
-    int | None, typer.Option("--batch-tokens", help="Tokens of one batch; changes memory, not results.")
-]
-RemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code that the model's repository brings.")
-]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="method.parameter=value, for any method used; repeatable.")
-]
-Unused = Annotated[str | None, typer.Option(help="Taken by every verb; changes nothing here.")]
-UnusedFlag = Annotated[bool, typer.Option("--quiet", help="Taken by every verb; changes nothing here.")]
 
 
 @app.command(epilog="Example: tamis demo --out demo-out")
@@ -251,6 +237,36 @@ def represent(
         store, model, template, max_tokens, dtype, device, remote_code, batch_tokens, 1.0, quiet
     )
     run(method, pool, maps, skip_bad_rows, settings or [], role, shard, options, as_json)
+
+
+@app.command(epilog="Example: tamis score ifd --pool data.jsonl --model path/to/model")
+def score(
+    method: Annotated[str, typer.Argument(help="A score: see `tamis methods`.")],
+    pool: PoolPaths,
+    maps: Maps = None,
+    model: Model = None,
+    template: Template = "auto",
+    max_tokens: MaxTokens = 2048,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_tokens: BatchTokens = None,
+    remote_code: RemoteCode = False,
+    settings: Settings = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: this worker's share; any number may run.")] = None,
+    skip_bad_rows: SkipBad = False,
+    store: StoreFolder = Path(".tamis"),
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    seed: Unused = None,
+) -> None:
+    """Score the rows of a pool, and show how the score is distributed and what is best and worst by it."""
+    from tamis.cli.score import run
+    from tamis.study.signals import Settings as Options
+
+    options = Options(
+        store, model, template, max_tokens, dtype, device, remote_code, batch_tokens, 1.0, quiet
+    )
+    run(method, pool, maps, skip_bad_rows, settings or [], shard, options, as_json)
 
 
 @app.command(epilog="Example: tamis trace 3f2a91 --store .tamis")
