@@ -147,3 +147,21 @@ def test_methods_and_doctor(lab: Path, chosen: tuple[Path, Any]) -> None:
     done = tamis("doctor", "--store", lab / "store", code=4)
     assert "does not match its checksum" in done.stdout
     damaged.write_bytes(content)
+
+
+def test_tests_among_the_queries_and_rows_that_repeat(lab: Path, tmp_path: Path) -> None:
+    query, held_out = (sorted((lab / name).glob("*.jsonl"))[0] for name in ("queries", "tests"))
+    common: list[str | Path] = ["--pool", lab / "pool.jsonl", "--store", tmp_path / "store"]
+    common += ["--budget", "9", "--quiet"]
+    common += ["--strategy", "random", "--query", f"a={query}", "--dedup", "near"]
+    done = tamis("select", *common, "--test", f"t={query}", "--out", tmp_path / "no", code=2)
+    assert "--allow-leak" in done.stderr and "row 0" in done.stderr and not done.stdout
+    assert tamis("select", *common, "--decontaminate", "keep", "--out", tmp_path / "no", code=2)
+    done = tamis("select", *common, "--test", f"t={held_out}", "--json", "--out", tmp_path / "out")
+    assert json.loads(done.stdout)["hygiene"]["dropped"]["near_duplicate"] > 0
+    done = tamis(
+        "inspect", lab / "pool.jsonl", "--store", tmp_path / "store", "--near", "--json",
+        "--against", lab / "pool.jsonl",
+    )  # fmt: skip
+    facts = json.loads(done.stdout)
+    assert facts["near_duplicates"]["examples"] and facts["against"]["examples"][0]["share"] == 1.0

@@ -14,6 +14,8 @@ from tamis.pools.contamination import (
     excerpt,
 )
 from tamis.pools.pool import Message
+from tamis.pools.read import read_pool
+from tests.conftest import ROOT, shared
 from tests.pools.rows import lines, put
 
 QUESTION = "Nora has 12 boxes with 7 pens each and gives 9 pens to her brother. How many pens does she keep?"
@@ -22,8 +24,6 @@ SOLUTION = "She begins with 12 times 7, which is 84 pens. After the gift there a
 
 def pool_of(folder: Path, name: str, *rows: tuple[str, ...]):
     """A pool of conversations given by their turns, the user's first; equal rows stay apart."""
-    from tamis.pools.read import read_pool
-
     data = lines(
         {
             "messages": [
@@ -196,3 +196,21 @@ def test_blocks_change_nothing(tmp_path, monkeypatch):
     assert len(whole) == 80 and all(
         (getattr(whole, n) == getattr(cut, n)).all() for n in ("row", "part", "share")
     )
+
+
+@pytest.mark.parametrize(
+    ("pool", "target", "expected"),
+    [
+        ("lima", "pool/gsm8k_train.jsonl.gz", {801, 804, 805, 826, 835, 848}),
+        ("foundry_finetune_example", "targets/multiple_choice/arc_easy.jsonl", set(range(100))),
+        ("fireact_messages", "targets/multiple_choice/openbook_qa.jsonl", {814, 1998}),
+        ("fireact_messages", "targets/gsm8k/test.jsonl", set()),
+    ],
+)
+def test_known_contamination_of_real_rows(tmp_path, pool, target, expected):
+    """Every row that the README of the data names (lines from 0, counts for FireAct), and no other."""
+    store, mapping = tmp_path / "store", ROOT / "examples/maps/shared-pool.yaml"
+    rows = read_pool([shared(f"data/pool/{pool}.jsonl.gz")], map=mapping, store=store)
+    tests = read_pool([shared(f"data/{target}")], map=mapping, store=store, merge_duplicates=False)
+    found = contamination(rows, {"t": tests}, store)
+    assert {rows.row(row).line - 1 for row in found.row.tolist()} == expected
