@@ -16,7 +16,7 @@ from tamis.lab import NANO, write_lab
 from tamis.pools.pool import Message
 from tamis.representations._context import Context
 from tamis.scores import ifd, perplexity
-from tests.conftest import shared
+from tests.conftest import Conformance, shared
 
 torch = pytest.importorskip("torch")
 
@@ -168,19 +168,19 @@ def golden_talks(golden: Path) -> list[list[Message]]:
     return [[Message(m["role"], m["content"]) for m in json.loads(line)["messages"]] for line in lines]
 
 
-def test_golden_perplexity_and_ifd() -> None:
+def test_golden_perplexity_and_ifd(conforms: Conformance) -> None:
     golden = shared("golden")
     wanted = [json.loads(line) for line in (golden / "losses.jsonl").read_text(encoding="utf-8").splitlines()]
     given = context(model=str(golden / "model"), template="tulu")
     talks = golden_talks(golden)
     values, _, _ = scored(perplexity.prepare(perplexity.Config(compatible=True), given), talks)
-    np.testing.assert_allclose(values, [row["hamish_nll"] for row in wanted], rtol=1e-5)
+    conforms.close("`perplexity`, all tokens", values, [row["hamish_nll"] for row in wanted], rtol=1e-5)
     for ratio, key, tolerance in (("loss", "ifd_loss_ratio_header", 1e-5),
                                   ("perplexity", "ifd_ppl_ratio_header", 5e-5)):  # fmt: skip
         values, status, _ = scored(ifd.prepare(ifd.Config(ratio=ratio, turns="last"), given), talks)
         reference = np.array([row["tulu"].get(key) or np.nan for row in wanted])
         both = np.isfinite(values) & np.isfinite(reference)
-        np.testing.assert_allclose(values[both], reference[both], rtol=tolerance)
+        conforms.close(f"`ifd`, ratio of {ratio}", values[both], reference[both], rtol=tolerance)
         # Ours alone: a conversation that ends with a user turn. The reference's alone: blank responses.
         assert [wanted[i]["id"] for i in np.flatnonzero(~both & np.isfinite(values))] == ["a-p027"]
         blank = np.flatnonzero(~both & np.isfinite(reference))

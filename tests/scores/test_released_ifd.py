@@ -11,7 +11,7 @@ import pytest
 from tamis.models.lm import load_model
 from tamis.models.losses import LossEngine
 from tamis.scores._released_ifd import Pair, mean_losses, pair, ratios
-from tests.conftest import shared
+from tests.conftest import Conformance, shared
 
 pytest.importorskip("torch")
 
@@ -58,7 +58,7 @@ def prompts(kind: str, row: dict[str, str]) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("kind", "most", "spare"), [("superfiltering", 1024, 1), ("alpaca512", 512, 4), ("vicuna512", 512, 6)]
 )
-def test_golden(kind: str, most: int, spare: int) -> None:
+def test_golden(kind: str, most: int, spare: int, conforms: Conformance) -> None:
     golden = shared("golden")
     lm = load_model(str(golden / "model"), "float32", "cpu")
 
@@ -87,6 +87,7 @@ def test_golden(kind: str, most: int, spare: int) -> None:
             continue
         assert made.given.scored == expected["scored_tokens_condition"], row["id"]
         assert made.direct.scored == expected["scored_tokens_direct"], row["id"]
-        assert value == pytest.approx(number, rel=5e-5 if kind == "superfiltering" else 1e-5), row["id"]
+        tolerance = 5e-5 if kind == "superfiltering" else 1e-5
+        conforms.close(f"released IFD, {kind}", [value], [number], rtol=tolerance)
         compared += 1
     assert compared > 55

@@ -13,7 +13,7 @@ from tamis.core.errors import RequestError
 from tamis.core.vectors import SparseVectors
 from tamis.selections import choose, choose_ranked, diversity_threshold
 from tamis.selections.diversity_threshold import diversity_threshold_slow
-from tests.conftest import shared
+from tests.conftest import Conformance, shared
 
 NAME = "diversity-threshold"
 
@@ -82,7 +82,7 @@ def test_duplicates_leave_one() -> None:
     assert choose(NAME, np.arange(6.0), 6, vectors=vectors, allow_underflow=True).tolist() == [5, 2]
 
 
-def test_golden_filter() -> None:
+def test_golden_filter(conforms: Conformance) -> None:
     golden = shared("golden")
     vectors = np.load(golden / "deita.npz")["filter.embeddings"]
     cases = json.loads((golden / "deita.json").read_text(encoding="utf-8"))["filter"]
@@ -99,6 +99,6 @@ def test_golden_filter() -> None:
                 NAME, score, budget, vectors=vectors, max_similarity=kept["threshold"], tie_seed=None,
                 compatible=True, judged=kept["batch_size"], allow_underflow=True,
             )  # fmt: skip
-            assert found.tolist() == kept["ids"], kept
+            conforms.exact("`diversity-threshold`, DEITA's filter", found.tolist(), kept["ids"])
             compared += 1
     assert compared > 20

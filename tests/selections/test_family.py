@@ -126,8 +126,11 @@ def test_shuffling_the_pool_shuffles_the_answer(name: str, seed: int) -> None:
     order = rng.permutation(30)
     vectors = rng.standard_normal((30, 4))
     common = {"allow_underflow": name == "diversity-threshold"}
-    shuffled = choose(name, scores[:, order], 20, vectors=vectors[order], **common)
-    np.testing.assert_array_equal(order[shuffled], choose(name, scores, 20, vectors=vectors, **common))
+    ids = np.array([f"row-{i}" for i in range(30)])  # a draw follows the ids
+    shuffled = choose(name, scores[:, order], 20, vectors=vectors[order], ids=ids[order], **common)
+    np.testing.assert_array_equal(
+        order[shuffled], choose(name, scores, 20, vectors=vectors, ids=ids, **common)
+    )
 
 
 @pytest.mark.parametrize("parameters", [p for name, p in VARIANTS if name == "top-k" and "tie_seed" not in p])

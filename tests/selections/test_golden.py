@@ -16,7 +16,7 @@ import pytest
 
 from tamis.selections import choose
 from tamis.selections._order import level_quotas
-from tests.conftest import shared
+from tests.conftest import Conformance, shared
 
 CASES = ("plain", "ties", "duplicates", "wide", "degenerate", "peaked", "rds")
 LOSSY = {"duplicates": "lose-turn"}
@@ -60,13 +60,14 @@ def task_of(described: dict[str, Any], m: int) -> np.ndarray:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("algorithm", SAME_ORDER)
-def test_the_order_is_the_references(case: str, algorithm: str) -> None:
+def test_the_order_is_the_references(case: str, algorithm: str, conforms: Conformance) -> None:
     scores, described = recorded(case)
     name, sign, parameters = SAME_ORDER[algorithm]
     if "task_of" in parameters:
         parameters = {**parameters, "task_of": task_of(described, len(scores))}
     for budget, expected in described["ids"][algorithm].items():
-        assert choose(name, sign * scores, int(budget), **parameters).tolist() == expected, budget
+        found = choose(name, sign * scores, int(budget), **parameters).tolist()
+        conforms.exact(f"`{name}`, order of `{algorithm}`", found, expected)
 
 
 @pytest.mark.parametrize("case", CASES)

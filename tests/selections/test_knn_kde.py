@@ -19,7 +19,7 @@ from tamis.selections._best import best
 from tamis.selections._pairs import UnitRows
 from tamis.selections._tsds import masses, reach, reach_slow
 from tamis.selections.knn_kde import Config, cost_estimate, densities, densities_slow, published_densities
-from tests.conftest import shared
+from tests.conftest import Conformance, shared
 
 ALPHAS = ("0.01", "0.5", "0.9", "0.99")
 CASES = ("plain", "ties", "duplicates", "wide", "degenerate", "peaked")
@@ -219,7 +219,7 @@ def test_the_estimate_bounds_a_run() -> None:
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("case", [*CASES, "rds"])
-def test_the_published_code(case: str, alpha: str) -> None:
+def test_the_published_code(case: str, alpha: str, conforms: Conformance) -> None:
     arrays = np.load(shared("golden/selection.npz"))
     if case == "rds":
         given = np.load(shared("golden/representations.npz"))
@@ -230,8 +230,8 @@ def test_the_published_code(case: str, alpha: str) -> None:
     asked: dict[str, Any] = {"vectors": vectors, "alpha": float(alpha), "compatible": True}
     mass = mass_of("knn-kde", scores, scores.shape[1], **asked)
     recorded = arrays[f"{case}.knn_kde_probs_float64_a{alpha}"]
-    np.testing.assert_allclose(mass, recorded, atol=2e-7, rtol=0)
-    np.testing.assert_allclose(mass, arrays[f"{case}.knn_kde_probs_a{alpha}"], atol=2e-7, rtol=0)
+    conforms.close("`knn-kde`, masses in float64", mass, recorded, atol=2e-7)
+    conforms.close("`knn-kde`, masses in float32", mass, arrays[f"{case}.knn_kde_probs_a{alpha}"], atol=2e-7)
     for budget, expected in described["ids"][f"dcml.knn_kde.float64.a{alpha}"].items():
         ours = choose("knn-kde", scores, int(budget), **asked)
         # Rows whose recorded masses differ by float32 noise of the densities may change places elsewhere.
@@ -261,7 +261,7 @@ def test_two_checkpoints_are_one_longer_vector() -> None:
 @pytest.mark.parametrize("sigma", [0.75, 0.0])
 @pytest.mark.parametrize("alpha", [0.5, 0.9])
 @pytest.mark.parametrize("case", CASES)
-def test_the_first_papers_code(case: str, alpha: float, sigma: float) -> None:
+def test_the_published_first_code(case: str, alpha: float, sigma: float, conforms: Conformance) -> None:
     arrays = np.load(shared("golden/selection.npz"))
     pool = arrays[f"{case}.emb_pool"]
     mass = mass_of(
@@ -269,4 +269,4 @@ def test_the_first_papers_code(case: str, alpha: float, sigma: float) -> None:
         vectors=pool, alpha=alpha, sigma=sigma, distance="euclidean", compatible=True,
     )  # fmt: skip
     recorded = np.load(shared("golden/tsds.npz"))[f"{case}.probs_a{alpha}_sigma{sigma}"]
-    np.testing.assert_allclose(mass, recorded, atol=2e-7, rtol=0)
+    conforms.close("`knn-kde`, masses of TSDS", mass, recorded, atol=2e-7)
