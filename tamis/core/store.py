@@ -163,16 +163,19 @@ class Thing:
             files: dict[str, Any] = {}
             for shard in range(self.shards):
                 files.update(read_json(self.part / f"{shard:05d}.json"))
-            for path in sorted(self.part.iterdir()):
-                own = path.name.startswith(".") or path.name == "recipe.json"
-                if not own and path.name not in files and not path.name[:5].isdigit():
-                    files[path.name] = _entry(path)
+            for name in _names(self.part):
+                own = name.startswith(".") or "/." in name or name == "recipe.json"
+                if not own and name not in files and not name[:5].isdigit():
+                    files[name] = _entry(self.part / name)
             known = set(files)
             meta = {"schema": SCHEMA, "kind": self.kind, "digest": self.digest, "recipe": self.recipe}
             write_json(self.part / "meta.json", {**meta, "summary": dict(summary), "files": files})
-        for path in list(self.part.iterdir()):
-            if path.name not in known and path.name != "meta.json":
-                path.unlink(missing_ok=True)
+        for name in _names(self.part):
+            if name not in known and name != "meta.json":
+                (self.part / name).unlink(missing_ok=True)
+        for folder in sorted((path for path in self.part.rglob("*") if path.is_dir()), reverse=True):
+            with contextlib.suppress(OSError):  # those that still hold something stay
+                folder.rmdir()
 
     @contextlib.contextmanager
     def _completed_elsewhere(self) -> Iterator[None]:
@@ -265,7 +268,7 @@ class Store:
                     faults.append(Fault(path, f"{path.stat().st_size} bytes, recorded {entry['bytes']}"))
                 elif file_digest(path) != entry["digest"]:
                     faults.append(Fault(path, "the content does not match its checksum"))
-            extra = {path.name for path in folder.iterdir()} - set(meta["files"]) - {"meta.json"}
+            extra = set(_names(folder)) - set(meta["files"]) - {"meta.json"}
             faults += [Fault(folder / name, "not listed in meta.json") for name in sorted(extra)]
         return faults
 
@@ -296,6 +299,11 @@ def _lock(handle: int, how: int) -> bool:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
             raise
     return True
+
+
+def _names(folder: Path) -> list[str]:
+    """Every file of a folder and of those in it, by its path from there, in order."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _entry(path: Path) -> dict[str, Any]:
