@@ -228,7 +228,8 @@ class Pool:
             end = int(np.searchsorted(ranked, bound))
             table = file.read_row_group(group, columns=columns, use_threads=False)
             rows = ranked[at:end] - (self._first[shard] + groups[group])
-            parts.append(table.take(pa.array(rows)) if len(rows) < len(table) else table)
+            whole = np.array_equal(rows, np.arange(len(table)))
+            parts.append(table if whole else table.take(pa.array(rows)))
             at = end
         table = pa.concat_tables(parts)
         if not np.array_equal(order, np.arange(len(order))):

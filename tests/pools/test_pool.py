@@ -12,7 +12,7 @@ from tamis.pools import ingest
 from tamis.pools import pool as pools
 from tamis.pools.pool import Pool
 from tamis.pools.read import read_pool
-from tests.pools.rows import lines, plain_id, put, turns
+from tests.pools.rows import ALPACA, lines, plain_id, put, turns
 
 ROWS = [{"prompt": f"q{i % 97}", "completion": "a" * (i % 97)} for i in range(300)]
 
@@ -75,3 +75,11 @@ def test_a_pool_opens_from_its_folder_alone(pool: Pool, tmp_path: Path) -> None:
     assert again.files[0].path == "0.jsonl" and again.files[0].rows == 50
     with pytest.raises(RequestError, match="no stored pool"):
         Pool(tmp_path)
+
+
+def test_a_row_may_be_asked_for_more_than_once(tmp_path: Path) -> None:
+    pool = read_pool(put(tmp_path / "rows.jsonl", lines(ALPACA)), store=tmp_path / "store")
+    at = np.array([2, 0, 0, 2, 1, 1])
+    wanted = [turns(pool)[i] for i in at]
+    assert [[tuple(turn) for turn in row] for row in pool.messages_at(at)] == wanted
+    assert len(list(pool.originals(at))) == len(at)
