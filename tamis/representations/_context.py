@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 if TYPE_CHECKING:
-    from tamis.pools.pool import Message
+    from tamis.pools.pool import Message, Pool
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Context:
     remote_code: bool = False
     batch_tokens: int | None = None
     compatible: bool = False
-    store: str | Path = ".tamis"  # where named imports are looked up
+    store: str | Path = ".tamis"  # where named imports and stored counts are looked up
+    queries: Mapping[str, Pool] = field(default_factory=dict)  # for scores that need a target
 
 
 @dataclass(frozen=True)

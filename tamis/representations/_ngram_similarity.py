@@ -31,14 +31,21 @@ def similarity(query: Sequence[Shard], pool: Sequence[Shard], config: Config) ->
     The pool is read twice, once for the idf and once for every pass over the blocks; its shards may be
     memory-mapped. Raises `RequestError` when there is no query row.
     """
-    starts = np.cumsum([0, *(_rows(shard) for shard in pool)])
-    idf = inverse_frequencies(document_frequencies(pool, config.buckets), int(starts[-1]))
+    rows = row_vectors(pool, config)
+    starts, idf = rows.starts, rows.idf
     weights = [weighted(shard, idf, config) for shard in query]
     if not sum(rows.shape[0] for rows in weights):
         raise RequestError("the query set has no rows, so there is nothing to compare the pool with")
     groups = tuple(_QueryGroup.of(rows) for rows in _groups(vstack(weights, format="csr")))
     usable = np.concatenate([np.diff(shard["indptr"]) > 0 for shard in pool] or [np.zeros(0, bool)])
     return NgramSimilarity(groups, tuple(pool), idf, config, starts, usable)
+
+
+def row_vectors(pool: Sequence[Shard], config: Config) -> NgramVectors:
+    """The pool rows' weighted counts, by the idf of the pool."""
+    starts = np.cumsum([0, *(_rows(shard) for shard in pool)])
+    idf = inverse_frequencies(document_frequencies(pool, config.buckets), int(starts[-1]))
+    return NgramVectors(tuple(pool), idf, config, starts)
 
 
 @dataclass(frozen=True, eq=False)

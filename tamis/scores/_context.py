@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from tamis.pools.pool import Message
+    from tamis.pools.pool import Message, Pool
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,14 @@ class Scorer(Protocol):
 
     def score(self, conversations: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> Scored:
         """Score rows; `advance(tokens)` is called as work is done."""
+
+
+@runtime_checkable
+class OfPool(Protocol):
+    """A score that depends on the other rows of the pool: it sees the pool before a row is scored."""
+
+    def fit(self, pool: Pool, quiet: bool = True) -> None:
+        """Take from the pool, or from the store, what the score of every row needs."""
+
+    def rows(self, start: int, stop: int) -> Scored:
+        """Score the rows [start, stop) of that pool, which are one of its shards."""

@@ -17,6 +17,7 @@ from tamis.core.shards import Made, make_shards
 from tamis.core.signal import StoredSignal, signal_recipe
 from tamis.core.store import Store, shard_bounds
 from tamis.representations._context import Context, Outside
+from tamis.scores._context import OfPool
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
@@ -63,6 +64,7 @@ def score(
     device: str = "auto",
     store: str | Path = ".tamis",
     parameters: Mapping[str, Any] | None = None,
+    queries: Mapping[str, Pool] | None = None,
     remote_code: bool = False,
     batch_tokens: int | None = None,
     share: tuple[int, int] | None = None,
@@ -72,6 +74,7 @@ def score(
 
     What is stored already is not made again; an interrupted run goes on at its first missing shard. With a
     `share` (i, n) only every n-th shard is made and the result may still be partial (`.thing.state`).
+    `queries`: the target of a score that compares rows with one (`importance`).
     """
     from tamis.scores import SCORES
 
@@ -86,19 +89,23 @@ def score(
         remote_code=remote_code,
         batch_tokens=batch_tokens,
         store=store,
+        queries=queries or {},
     )
     scorer = chosen.run(config, context)
     recipe = signal_recipe(chosen, scorer.recipe, pool.digest, len(pool))
     bounds = shard_bounds(len(pool))
     thing = Store(store).open("scores", recipe, len(bounds))
-    outside = scorer if isinstance(scorer, Outside) else None
-    if outside is not None and thing.state != "complete":
-        outside.match(pool.ids)
+    by_place = scorer if isinstance(scorer, (Outside, OfPool)) else None
+    if thing.state != "complete":
+        if isinstance(scorer, Outside):
+            scorer.match(pool.ids)
+        if isinstance(scorer, OfPool):
+            scorer.fit(pool, quiet)
     with progress(len(pool), "rows", f"score {chosen.name}", quiet) as advance:
 
         def make(start: int, stop: int) -> Made:
-            if outside is not None:
-                scored = outside.rows(start, stop)
+            if by_place is not None:
+                scored = by_place.rows(start, stop)
             else:
                 scored = scorer.score(pool.conversations(start, stop), lambda tokens: None)
             advance(stop - start)

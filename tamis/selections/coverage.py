@@ -8,8 +8,9 @@ gains within 1e-6 of the largest g, or 1e-6 g if g > 1 ("euclidean": 1e-9), go t
 kernel="cosine": s = max(0, cos); "euclidean": s = exp(-|v_i - v_j| / d), submodlib's. Vectors are scaled to
 length 1. V is all usable rows if they are no more than `shortlist`; else those with the largest mean S
 (score, or similarity to the queries), so that the target's surroundings are covered; without scores those
-with the smallest fixed hash (`shortlist_seed`, of ids when there are any). Rows beyond V follow in that same
-order, without a gain.
+with the smallest fixed hash (`shortlist_seed`, of ids when there are any). A `shortlist` below 1 is a share
+of the usable rows, rounded down. Rows with a mean S above `most` are left out. Rows beyond V follow in that
+same order, without a gain.
 **Needs.** vectors (n, d); usable (n,); optionally similarity S (m, n), ids.
 **Gives.** positions int64 (k,) in order of choice; gain = f(S + j) - f(S), NaN beyond V; query = -1; nested.
 Notes: rows of V and of those beyond it that were chosen; f(S), and for up to 1000 usable rows drawn from
@@ -31,6 +32,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tamis.core.errors import RequestError
 from tamis.core.method import Method
 from tamis.core.vectors import Vectors, products
 from tamis.selections._best import reduce_rows
@@ -49,15 +51,19 @@ _NOISE = 1e-6  # sums of blocks of pairs and of columns differ by less, so that 
 
 @dataclass(frozen=True)
 class Config:
-    """`shortlist`: most rows of V; `kernel`: "cosine" or "euclidean"; `shortlist_seed` of the fixed hash."""
+    """`shortlist`: most rows of V, or below 1 a share of the usable rows; `kernel`: "cosine" or "euclidean";
+    `shortlist_seed` of the fixed hash; `most`: largest score that may be chosen."""
 
-    shortlist: int = 50_000
+    shortlist: float = 50_000
     kernel: Literal["cosine", "euclidean"] = "cosine"
     shortlist_seed: int = 0
+    most: float | None = None
 
     def __post_init__(self) -> None:
-        if self.shortlist < 1:
-            raise ValueError(f"shortlist must be 1 or more; got {self.shortlist!r}")
+        if not self.shortlist > 0 or (self.shortlist > 1 and self.shortlist != int(self.shortlist)):
+            raise ValueError(
+                f"shortlist={self.shortlist!r}: expected whole rows, 1 or more, or a share below 1"
+            )
         if self.kernel not in ("cosine", "euclidean"):
             raise ValueError(f"kernel must be 'cosine' or 'euclidean', not {self.kernel!r}")
 
@@ -66,8 +72,9 @@ def select(request: Request, limit: int, config: Config) -> Choice:
     """The first `limit` rows of the greedy cover of the shortlist, then rows beyond it."""
     assert request.vectors is not None  # the family checks `needs`
     order, facts = _preferred(request, config)
-    inside = np.sort(order[: config.shortlist])
-    beyond = order[config.shortlist :]
+    size = int(config.shortlist) if config.shortlist >= 1 else max(1, int(config.shortlist * len(order)))
+    inside = np.sort(order[:size])
+    beyond = order[size:]
     cover = Cover(UnitRows(request.vectors, inside, config.kernel == "euclidean"), config.kernel)
     picks, gains = cover.pick(min(limit, len(inside)))
     positions = inside[picks]
@@ -87,11 +94,18 @@ def _preferred(request: Request, config: Config) -> tuple[np.ndarray, dict[str, 
     rows = np.flatnonzero(request.usable)
     hashes = hashed(request.n, config.shortlist_seed, "coverage", request.ids)
     if request.similarity is None:
+        if config.most is not None:
+            raise RequestError("coverage: most is a limit of scores, and none were given")
         return rows[np.argsort(hashes[rows], kind="stable")], {}
     reduced = reduce_rows(request.similarity, "mean")
+    facts: dict[str, Any] = {"passes": reduced.passes, "nan_count": reduced.nan_count}
     rows = np.flatnonzero(reduced.choosable)
+    if config.most is not None:
+        kept = rows[reduced.key[rows] <= config.most]
+        facts["above_most"] = len(rows) - len(kept)
+        rows = kept
     order = rows[np.argsort(-reduced.key[rows], kind="stable")]
-    return order, {"passes": reduced.passes, "nan_count": reduced.nan_count}
+    return order, facts
 
 
 def _outside(vectors: Vectors, beyond: np.ndarray, picked: np.ndarray, config: Config) -> dict[str, float]:

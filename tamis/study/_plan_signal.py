@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,16 @@ class Work:
     """One method with its parameters, on the pool of a plan."""
 
     def __init__(
-        self, kind: str, method: Method, parameters: Mapping[str, Any], machine: Machine, pool: Known
+        self,
+        kind: str,
+        method: Method,
+        parameters: Mapping[str, Any],
+        machine: Machine,
+        pool: Known,
+        queries: Mapping[str, Known] | None = None,
     ) -> None:
         self.kind, self.method, self.machine, self.pool = kind, method, machine, pool
+        self.queries = {name: query.pool for name, query in (queries or {}).items() if query.pool is not None}
         self.config = method.configure(parameters)
         self.paid_once = False
 
@@ -66,6 +73,10 @@ class Work:
         lm = self.machine.lm
         if lm is not None and lm.tokenizer is None and self.reads_model:
             return None
+        if "query" in self.method.needs:
+            if not self.queries:  # they are only imagined
+                return None
+            context = replace(context, queries=self.queries)
         return self.method.run(self.config, context)
 
     @property

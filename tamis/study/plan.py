@@ -21,8 +21,10 @@ import numpy as np
 
 from tamis.core.errors import RequestError
 from tamis.core.extras import need
+from tamis.core.method import Method
 from tamis.core.store import Store, shard_bounds
 from tamis.models.lm import LanguageModel, describe_model, weight_files
+from tamis.representations import REPRESENTATIONS
 from tamis.study._plan_choice import choice_stage, own_seconds, writing_stages
 from tamis.study._plan_pool import Known, imagined, known_pool
 from tamis.study._plan_rates import resident_bytes
@@ -116,14 +118,14 @@ def _planned(asked: Asked, lm: LanguageModel | None, loading: float, scratch: Pa
             raise RequestError(f"query {name!r} has no rows")
     if not queries and any(strategy.needs_query for strategy in asked.strategies):
         queries = {"assumed": imagined(asked.query_rows, asked.tokens_per_row or 0)}
-    works = _works(asked, machine, pool)
+    works = _works(asked, machine, pool, queries)
     made = [_reading("read the pool", pool), *(_reading(f"read query {n}", q) for n, q in queries.items())]
     per_row = pool.characters / 4 / max(pool.rows, 1)
     rendering = _rendering(machine, pool, works)
     if rendering is not None:
         made.append(rendering[0])
         per_row = rendering[1]
-    made += _signals(works, pool, queries)
+    made += _signals(asked, works, pool, queries)
     asking = sum(query.rows for query in queries.values())
     made += [
         choice_stage(s, asked.budgets, works.get(_key(s)), pool, asking, per_row) for s in asked.strategies
@@ -138,17 +140,34 @@ def _planned(asked: Asked, lm: LanguageModel | None, loading: float, scratch: Pa
 
 
 def _key(strategy: Strategy) -> str:
-    return f"{strategy.signal}{sorted(strategy.signal_parameters.items())}"
+    return _key_of(str(strategy.signal), strategy.signal_parameters)
 
 
-def _works(asked: Asked, machine: Machine, pool: Known) -> dict[str, Work]:
-    """Each signal once, whatever strategies share it."""
+def _key_of(name: str, parameters: Mapping[str, Any]) -> str:
+    return f"{name}{sorted(parameters.items())}"
+
+
+def _works(
+    asked: Asked, machine: Machine, pool: Known, queries: Mapping[str, Known] | None = None
+) -> dict[str, Work]:
+    """Each signal once, whatever strategies share it; before a score the counts that it is made from."""
     found: dict[str, Work] = {}
+
+    def add(key: str, kind: str, method: Method, parameters: Mapping[str, Any]) -> None:
+        work = Work(kind, method, parameters, machine, pool, queries)
+        part = getattr(work.pool_runner, "made_from", None) if "query" in method.needs else None
+        if part is not None:
+            add(_key_of(*part), "representation", REPRESENTATIONS[part[0]], part[1])
+        found.setdefault(key, work)
+
     for strategy in asked.strategies:
         if strategy.signal is not None and _key(strategy) not in found:
             kind = "representation" if strategy.representation else "scores"
-            parameters = strategy.signal_parameters
-            found[_key(strategy)] = Work(kind, strategy.methods()[0], parameters, machine, pool)
+            add(_key(strategy), kind, strategy.methods()[0], strategy.signal_parameters)
+        if strategy.vectors is not None:
+            parameters = strategy.vector_parameters
+            key = _key_of(strategy.vectors, parameters)
+            add(key, "representation", REPRESENTATIONS[strategy.vectors], parameters)
     return found
 
 
@@ -240,12 +259,16 @@ def _rendering(machine: Machine, pool: Known, works: Mapping[str, Work]) -> tupl
     return stage, tokens / max(pool.rows, 1)
 
 
-def _signals(works: Mapping[str, Work], pool: Known, queries: Mapping[str, Known]) -> list[Stage]:
-    """Queries first, as `select` does it, then the pool."""
+def _signals(
+    asked: Asked, works: Mapping[str, Work], pool: Known, queries: Mapping[str, Known]
+) -> list[Stage]:
+    """Queries first, as `select` does it, then the pool; no queries for the vectors beside a score."""
     found = []
-    for work in works.values():
+    apart = {_key_of(s.vectors, s.vector_parameters) for s in asked.strategies if s.vectors is not None}
+    apart -= {_key(strategy) for strategy in asked.strategies if strategy.representation is not None}
+    for key, work in works.items():
         name = work.method.name
-        if work.kind == "representation":
+        if work.kind == "representation" and key not in apart:
             found += [work.stage(f"encode query {task} by {name}", q, "query") for task, q in queries.items()]
         found.append(
             work.stage(f"{'encode' if work.kind == 'representation' else 'score'} the pool by {name}", pool)

@@ -73,7 +73,7 @@ class Request:
             _reference(self.strategies)
         check_exclude(self.strategies, self.exclude)
         for strategy in self.strategies:
-            prepared(strategy, self.settings)
+            prepared(strategy, self.settings, self.queries)
         for name, query in self.queries.items():
             if not len(query):
                 raise RequestError(f"query {name!r} has no rows")
@@ -98,7 +98,7 @@ class Request:
             found["hygiene"] = hygiene
         if self.exclude:
             found["exclude"] = exclude_recipe(self.exclude)
-        contents = {s.name: sides for s in self.strategies if (sides := prepared(s, settings))}
+        contents = {s.name: sides for s in self.strategies if (sides := prepared(s, settings, self.queries))}
         if contents:
             found["contents"] = contents
         if settings.model is not None:
@@ -330,6 +330,8 @@ def _inputs(
     """What the selection needs besides the signal, by the words of its card."""
     needs = strategy.methods()[-1].needs
     inputs: dict[str, Any] = {"ids": pool.ids}
+    if signal.vectors is not None:
+        inputs["vectors"] = signal.vectors
     if len(signal.tasks) > 1:
         inputs["task_of"] = signal.task_of
     if "sources" in needs or (request.within and strategy.name == LENGTH_MATCHED):

@@ -11,7 +11,7 @@ import numpy as np
 
 from tamis.core import status as statuses
 from tamis.core.errors import RequestError, RunError
-from tamis.representations import Representation, represent
+from tamis.representations import REPRESENTATIONS, Representation, represent
 from tamis.representations._context import Context
 from tamis.representations.represent import shard_arrays
 from tamis.scores.score import score
@@ -54,9 +54,12 @@ class Signal:
     tasks: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     execution: Mapping[str, Any] = field(default_factory=dict)
+    vectors: Any = None  # `Vectors` of the rows, where the strategy names a representation beside its score
 
 
-def prepared(strategy: Strategy, settings: Settings) -> dict[str, Any]:
+def prepared(
+    strategy: Strategy, settings: Settings, queries: Mapping[str, Pool] | None = None
+) -> dict[str, Any]:
     """Set up the signal of `strategy` without running it, so that its faults are found before any work.
 
     Returns, for a signal whose parameters name files, the recipes of its sides: what is in those files.
@@ -66,8 +69,11 @@ def prepared(strategy: Strategy, settings: Settings) -> dict[str, Any]:
     method = strategy.methods()[0]
     config = method.configure(strategy.signal_parameters)
     names = ("model", "template", "max_tokens", "dtype", "device", "remote_code", "batch_tokens", "store")
-    context = Context(**{name: getattr(settings, name) for name in names})
-    roles = ("pool", "query") if strategy.needs_query else ("pool",)
+    context = Context(**{name: getattr(settings, name) for name in names}, queries=queries or {})
+    if strategy.vectors is not None:
+        vectors = REPRESENTATIONS[strategy.vectors]
+        vectors.run(vectors.configure(strategy.vector_parameters), context)
+    roles = ("pool", "query") if strategy.representation else ("pool",)
     sides = {role: method.run(config, replace(context, role=role)) for role in roles}
     return {role: dict(side.recipe) for role, side in sides.items()} if method.paths else {}
 
@@ -77,12 +83,39 @@ def signal_of(strategy: Strategy, pool: Pool, queries: Mapping[str, Pool], setti
     if strategy.representation is not None:
         return _similarity(strategy, strategy.representation, pool, queries, settings)
     if strategy.score is not None:
-        scores = score(pool, strategy.score, parameters=strategy.signal_parameters, **settings.common())
-        _check_unscored(strategy, scores.codes, settings)
-        usable = statuses.scored(scores.codes)
-        counts = statuses.counts(scores.codes)
-        return Signal(scores.values, usable, counts, digests=(scores.digest,), execution=scores.execution)
+        return _scores(strategy, strategy.score, pool, queries, settings)
     return Signal(None, np.ones(len(pool), bool), {"ok": len(pool)})
+
+
+def _scores(
+    strategy: Strategy, name: str, pool: Pool, queries: Mapping[str, Pool], settings: Settings
+) -> Signal:
+    asked = queries if strategy.needs_query else {}
+    scores = score(pool, name, parameters=strategy.signal_parameters, queries=asked, **settings.common())
+    codes, vectors = scores.codes, None
+    digests: tuple[str, ...] = (scores.digest,)
+    if strategy.vectors is not None:
+        rows = represent(pool, strategy.vectors, parameters=strategy.vector_parameters, **settings.common())
+        # A row with a score and no vector has the status of its vector.
+        codes = np.where(statuses.scored(codes) & ~statuses.scored(rows.codes), rows.codes, codes)
+        vectors, digests = row_vectors(rows), (scores.digest, rows.digest)
+    _check_unscored(strategy, codes, settings)
+    usable = statuses.scored(codes)
+    return Signal(
+        scores.values, usable, statuses.counts(codes), digests=digests, execution=scores.execution,
+        vectors=vectors,
+    )  # fmt: skip
+
+
+def row_vectors(rows: Representation) -> Any:
+    """The stored vectors of pool rows, read by position; never all in memory."""
+    if rows.method.compare is None:
+        from tamis.core.vectors import DenseVectors
+
+        return DenseVectors(rows.thing.paths("vectors"))
+    from tamis.representations import _ngram_similarity
+
+    return _ngram_similarity.row_vectors(shard_arrays(rows.thing), rows.config)
 
 
 def _similarity(

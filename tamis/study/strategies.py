@@ -18,7 +18,8 @@ from tamis.selections import SELECTIONS
 
 @dataclass(frozen=True)
 class Strategy:
-    """A signal and a selection with all their parameters. `signal` is None for random draws."""
+    """A signal and a selection with all their parameters. `signal` is None for random draws. `vectors`: the
+    representation by which the selection of a score compares rows with each other."""
 
     name: str
     selection: str
@@ -26,6 +27,8 @@ class Strategy:
     score: str | None = None
     signal_parameters: Mapping[str, Any] = field(default_factory=dict)
     selection_parameters: Mapping[str, Any] = field(default_factory=dict)
+    vectors: str | None = None
+    vector_parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def signal(self) -> str | None:
@@ -39,17 +42,24 @@ class Strategy:
 
     @property
     def needs_model(self) -> bool:
-        """Whether the signal runs a model or its tokenizer."""
-        return "model" in self.methods()[0].needs if self.signal else False
+        """Whether the run's model is needed, for the signal or for the vectors."""
+        signal = bool(self.signal) and "model" in self.methods()[0].needs
+        own = bool(self.signal_parameters.get("model"))  # the signal's own model stands in for the run's
+        vectors = self.vectors is not None and "model" in REPRESENTATIONS[self.vectors].needs
+        return (signal and not own) or vectors
 
     @property
     def needs_query(self) -> bool:
         """Whether rows are compared with a query set."""
-        return self.representation is not None
+        return self.representation is not None or (
+            self.score is not None and "query" in SCORES[self.score].needs
+        )
 
     def methods(self) -> list[Method]:
-        """The methods that it consists of: signal first, selection last."""
+        """The methods that it consists of: signal first, then vectors, selection last."""
         found = [SELECTIONS[self.selection]]
+        if self.vectors:
+            found.insert(0, REPRESENTATIONS[self.vectors])
         if self.representation:
             found.insert(0, REPRESENTATIONS[self.representation])
         elif self.score:
@@ -63,6 +73,9 @@ class Strategy:
         found = {"name": self.name, "selection": _described(selection, filled)}
         if self.signal:
             found["signal"] = _described(signal, vars(signal.configure(self.signal_parameters)))
+        if self.vectors:
+            vectors = REPRESENTATIONS[self.vectors]
+            found["vectors"] = _described(vectors, vars(vectors.configure(self.vector_parameters)))
         return found
 
 
@@ -126,13 +139,19 @@ def _resolve_one(
         entry = table[name]
         signal = entry.get("representation") or entry.get("score")
         parameters = entry.get("parameters", {})
+        chosen = {**parameters.get(entry["selection"], {}), **settings.get(entry["selection"], {})}
+        vectors = chosen.pop("vectors", entry["vectors"]) if "vectors" in entry else None
+        if vectors is not None and vectors not in REPRESENTATIONS:
+            raise unknown_name("representation", str(vectors), REPRESENTATIONS)
         return Strategy(
             name,
             entry["selection"],
             entry.get("representation"),
             entry.get("score"),
             {**parameters.get(signal, {}), **settings.get(signal or "", {})},
-            {**parameters.get(entry["selection"], {}), **settings.get(entry["selection"], {})},
+            chosen,
+            vectors,
+            {**parameters.get(vectors, {}), **settings.get(vectors or "", {})},
         )
     signal, slash, selection = name.partition("/")
     if not slash:
