@@ -271,8 +271,24 @@ def recipe(run: Run) -> dict[str, Any]:
         "strategies": [
             {"name": strategy["name"], "parts": visible(_parts(strategy))} for strategy in asked["strategies"]
         ],
+        "checks": _checks(manifest.get("hygiene")),
         "versions": manifest["versions"],
     }
+
+
+def _checks(hygiene: dict[str, Any] | None) -> list[str]:
+    """What was looked for in the pool and what was found, as sentences."""
+    if hygiene is None:
+        return []
+    found = []
+    if near := hygiene.get("near_duplicates"):
+        found.append(f"{number(near['near_duplicates'])} near duplicates in {number(near['groups'])} groups")
+    if contamination := hygiene.get("contamination"):
+        for target, facts in contamination["targets"].items():
+            rows, held = number(facts["rows_found"]), number(facts["pool_rows"])
+            found.append(f"{rows} rows of {visible(target)} in {held} pool rows")
+    found += [f"dropped: {number(rows)} as {reason}" for reason, rows in hygiene["dropped"].items()]
+    return found
 
 
 def _parts(strategy: dict[str, Any]) -> str:

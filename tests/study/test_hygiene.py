@@ -92,6 +92,9 @@ def test_drop_takes_the_rows_from_every_strategy(given, tmp_path):
     assert [(row["row"], row["dropped"]) for row in group["repeats"]] == [(8, True)]
     assert gone["kept"]["row"] == 3 and gone["repeats"][0]["dropped"] is False  # gone already, as test text
     assert all(line["dropped"] for line in read(tmp_path / "out/contamination.jsonl"))
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "dropped: 2 as test_text" in page
+    assert "near duplicates in" in page and "rows of test " in page
 
 
 def test_dedup_alone_and_its_parameters(given, tmp_path):
