@@ -265,4 +265,3 @@ def _choose_dtype(dtype: str, config: dict[str, Any], device: str) -> str:
         raise RequestError(f"--dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     return stored if stored in DTYPES and (stored, device) != ("float16", "cpu") else "float32"
-
