@@ -76,6 +76,8 @@ def _show(method: str, found: dict[str, Any]) -> None:
         f"{found['different']:,} different values; rank correlation with length in characters "
         f"{'none' if related is None else format(related, '.2f')}"
     )
+    for warning in found["warnings"]:
+        screen.print(Text(f"warning: {warning}", style="yellow"))
     for end in ("best", "worst"):
         rows = table(end, "id", "source", "score", "text")
         for row in found[end]:

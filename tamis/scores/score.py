@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,12 @@ class Scores(StoredSignal):
     """Stored scores of one pool; higher is better. A row that is not scored has NaN and a status."""
 
     derive: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None
+    warns: Callable[[np.ndarray], list[str]] | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of these values should know."""
+        return [] if self.warns is None else self.warns(self.values)
 
     @cached_property
     def _found(self) -> tuple[np.ndarray, np.ndarray]:
@@ -113,8 +119,12 @@ def score(
             arrays |= scored.columns
             return Made(arrays, scored.reasons, int(np.maximum(scored.tokens, 0).sum(dtype=np.int64)))
 
-        execution = dict(getattr(scorer, "execution", {}))
-        make_shards(
-            Store(store), thing, bounds, make, method=chosen.name, execution=lambda: execution, share=share
-        )
-    return Scores(chosen, config, thing, pool.ids, execution, getattr(scorer, "derive", None))
+        def running() -> dict[str, Any]:
+            return dict(getattr(scorer, "execution", {}))
+
+        make_shards(Store(store), thing, bounds, make, method=chosen.name, execution=running, share=share)
+    found = Scores(chosen, config, thing, pool.ids, running(), getattr(scorer, "derive", None))
+    facts = getattr(scorer, "facts", None)  # of what is stored, for the manifest
+    if facts is not None and thing.state == "complete":
+        found = replace(found, execution={**found.execution, **facts(found.columns)})
+    return found

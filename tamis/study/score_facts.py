@@ -30,6 +30,7 @@ def score_facts(pool: Pool, scores: Scores) -> dict[str, Any]:
         "quantiles": {f"{q:g}": float(np.quantile(scored, q)) for q in (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)},
         "histogram": {"edges": edges.tolist(), "rows": counts.tolist()},
         "different": len(np.unique(scored)),
+        "warnings": scores.warnings,
         "length_correlation": _rank_correlation(scored, np.asarray(pool.chars)[rows].astype(float)),
         "best": [_row(pool, int(row), values) for row in order[:ENDS]],
         "worst": [_row(pool, int(row), values) for row in order[::-1][:ENDS]],

@@ -373,6 +373,7 @@ def _subset(
     sizes = {name: len(asked) for name, asked in request.queries.items()} if signal.tasks else {}
     facts = summarise(pool, choice.positions, choice.gain, task, query, rendering, sizes)
     facts["status"] = signal.status
+    facts["warnings"] += signal.warnings
     facts["notes"] = json.loads(json.dumps(choice.notes))
     chosen = np.full(rows, NO_TOKENS, np.int32)
     if rendering is not None:

@@ -54,6 +54,7 @@ class Signal:
     tasks: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     execution: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     vectors: Any = None  # `Vectors` of the rows, where the strategy names a representation beside its score
 
 
@@ -103,7 +104,7 @@ def _scores(
     usable = statuses.scored(codes)
     return Signal(
         scores.values, usable, statuses.counts(codes), digests=digests, execution=scores.execution,
-        vectors=vectors,
+        vectors=vectors, warnings=tuple(scores.warnings),
     )  # fmt: skip
 
 
