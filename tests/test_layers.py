@@ -21,6 +21,7 @@ ABOVE_BASE = {
     "sentence_transformers",
     "datasets",
     "rensa",
+    "httpx2",
     "zstandard",
 }
 

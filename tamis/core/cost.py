@@ -18,6 +18,7 @@ from typing import Any
 from tamis.core.files import append_line
 
 FIELDS = ("seconds", "cpu_seconds", "rows", "tokens", "flops", "bytes")
+MONEY = ("calls", "usd")  # of work that asks a server; only where there was any
 
 
 def peak_memory_bytes() -> int:
@@ -56,4 +57,7 @@ def totals(root: Path, digests: set[str]) -> dict[str, dict[str, float]]:
             sums = found.setdefault(entry["digest"], dict.fromkeys(FIELDS, 0))
             for name in FIELDS:
                 sums[name] += entry.get(name) or 0
+            for name in MONEY:
+                if name in entry:
+                    sums[name] = sums.get(name, 0) + entry[name]
     return found

@@ -13,6 +13,7 @@ EXTRAS = {
     "embed": ("sentence_transformers",),
     "hub": ("datasets",),
     "hygiene": ("rensa",),
+    "judge": ("httpx2",),
 }
 
 

@@ -22,7 +22,8 @@ class Method:
     depends on a seed. `nested`: a smaller budget gives a prefix of a larger one. `needs`: what the caller
     must supply (words such as "model", "query", "sources"). `compare` (representations only) builds the
     similarity of query and pool rows from their stored arrays; None is the cosine of dense vectors. `paths`:
-    parameters that name files; in recipes the contents stand in their place.
+    parameters that name files or servers, and that say how these are read; in recipes the contents stand in
+    their place.
     """
 
     name: str

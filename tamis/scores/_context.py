@@ -46,7 +46,8 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class OfPool(Protocol):
-    """A score that depends on the other rows of the pool: it sees the pool before a row is scored."""
+    """A score that sees the pool before a row is scored: it depends on the other rows, or says what it will
+    cost."""
 
     def fit(self, pool: Pool, quiet: bool = True) -> None:
         """Take from the pool, or from the store, what the score of every row needs."""
