@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tamis.study.subset import Subset
 
 _SOURCES = 8
+_OTHERS = 3
 
 
 def console() -> Console:
@@ -40,6 +41,8 @@ def show_subsets(subsets: Sequence[Subset], out: Path) -> None:
         screen.print()
         screen.print(_sources(subset))
         for line in _diagnostics(subset):
+            screen.print(Text(f"  {line}"))
+        if line := _elsewhere(subset):
             screen.print(Text(f"  {line}"))
         for warning in subset.facts["warnings"]:
             screen.print(Text(f"  warning: {warning}", style="yellow"))
@@ -86,6 +89,18 @@ def _diagnostics(subset: Subset) -> list[str]:
             f"({settled['least']:.0%} to {settled['most']:.0%})"
         )
     return lines
+
+
+def _elsewhere(subset: Subset) -> str:
+    """Overlap with earlier selections of the store, those furthest above chance."""
+    shown = [
+        f"{one['strategy']} {one['budget']} seed {one['seed']} {one['share']:.0%} "
+        f"({one['expected']:.0%} by chance)"
+        for one in subset.elsewhere[:_OTHERS]
+    ]
+    more = len(subset.elsewhere) - len(shown)
+    rest = f"; {more} more in the manifest" if more else ""
+    return f"rows in common with earlier selections: {', '.join(shown)}{rest}" if shown else ""
 
 
 def _picks(queries: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from tamis.selections._order import hashed, ranked
 
 if TYPE_CHECKING:
     from tamis.study.signals import Signal
+    from tamis.study.stored import StoredSubset
     from tamis.study.subset import Subset
 
 COLUMNS = 4096  # rows whose similarities are in memory at a time
@@ -199,6 +200,21 @@ def add_diagnostics(
             if other is not subset
         ]
         subset.facts["diagnostics"] = found
+
+
+def compare_with_store(subsets: Sequence[Subset], others: Sequence[StoredSubset]) -> None:
+    """Note in every subset its overlap with what earlier selections chose from the same pool, the largest
+    share above chance first. It depends on what the store holds, so it stays outside the facts."""
+    for subset in subsets:
+        found: list[dict[str, Any]] = [
+            {
+                "strategy": other.strategy, "budget": other.budget, "seed": other.seed,
+                "rows": len(other.positions), "digest": other.digest,
+                **overlap(subset.positions, other.positions, len(subset.pool)),
+            }
+            for other in others
+        ]  # fmt: skip
+        subset.elsewhere[:] = sorted(found, key=lambda one: (one["expected"] - one["share"], one["digest"]))
 
 
 def _by_queries(subset: Subset, signal: Signal, seed: int, within: np.ndarray | None) -> dict[str, Any]:

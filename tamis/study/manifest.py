@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from tamis.study.subset import Subset
 
 SCHEMA = 1
-OUTSIDE_IDENTITY = ("ledger", "execution")
-"""Keys of the manifest that hold times and machines; everything else is equal for equal recipes."""
+OUTSIDE_IDENTITY = ("ledger", "execution", "elsewhere")
+"""Keys of the manifest that hold times, machines and what else is in the store; all others are equal for equal
+recipes."""
 
 _PACKAGES = ("tamis", "numpy", "pyarrow", "scipy", "torch", "transformers", "tokenizers")
 
@@ -87,6 +88,7 @@ def finish_manifest(
             "model": request.settings.model,
             "signals": {strategy: dict(signal.execution) for strategy, signal in signals.items()},
         },
+        "elsewhere": {str(subset.relative): subset.elsewhere for subset in subsets},
         "ledger": spent,
     }
     write_json(out / "manifest.json", manifest)

@@ -18,13 +18,13 @@ from tamis.core.files import remove_dead, replacing
 from tamis.study._report_facts import read_runs
 from tamis.study._report_views import write_views
 from tamis.study.budget import Budget, parse_budget
-from tamis.study.diagnostics import add_diagnostics
+from tamis.study.diagnostics import add_diagnostics, compare_with_store
 from tamis.study.exclude import STRICT_RANDOM, check_exclude, exclude_recipe, excluded_rows
 from tamis.study.hygiene import Hygiene, configured, examine, leaks
 from tamis.study.manifest import begin_manifest, finish_manifest
 from tamis.study.report import write_report
 from tamis.study.signals import Settings, Signal, prepared, signal_of
-from tamis.study.stored import keep_subset
+from tamis.study.stored import keep_subset, stored_subsets
 from tamis.study.strategies import Strategy, resolve
 from tamis.study.subset import NO_TOKENS, Subset
 from tamis.study.summary import Rendering, summarise
@@ -208,8 +208,13 @@ def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
         entry["rows"] = sum(map(len, subsets))
     if checked is not None:
         checked.tell(subsets)
-    for subset in subsets:
-        keep_subset(subset, request.settings.store, recipe, signals[subset.strategy.name].digests)
+    kept = {
+        keep_subset(subset, settings.store, recipe, signals[subset.strategy.name].digests)
+        for subset in subsets
+    }
+    compare_with_store(
+        subsets, [one for one in stored_subsets(settings.store, pool.digest) if one.digest not in kept]
+    )
     if out is not None:
         for subset in subsets:
             subset.write(out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ class Subset:
     tokens: np.ndarray  # int32 rendered tokens after truncation, −1 where nothing was rendered
     facts: dict[str, Any]  # counts, shares, lengths, warnings: see summary.py and diagnostics.py
     folder: Path | None = None
+    elsewhere: list[dict[str, Any]] = field(default_factory=list)  # overlap with others of the store
     following: tuple[np.ndarray, np.ndarray] | None = None  # the next rows of the order and their gains
 
     def __len__(self) -> int:

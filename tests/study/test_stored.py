@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,6 +72,25 @@ def test_overlap_and_distances_are_in_the_facts(pool_file: Path, tmp_path: Path)
     assert (other["strategy"], other["rows"]) == ("random", 6)
     assert other["shared"] == len(set(chosen.positions) & set(random.positions))
     assert "subset_to_query" not in random.facts["diagnostics"]
+
+
+def test_overlap_with_earlier_selections_of_the_store(pool_file: Path, tmp_path: Path) -> None:
+    pool = tamis.read_pool([pool_file], store=tmp_path / "store")
+
+    def select(out: str, **given: object) -> Any:
+        return tamis.select(pool, budget=10, store=tmp_path / "store", out=tmp_path / out, **given)
+
+    first = select("a", strategy="random")
+    assert first.elsewhere == []
+    second = select("b", strategy="random", seed=1)
+    (other,) = second.elsewhere
+    assert (other["strategy"], other["seed"], other["rows"]) == ("random", 0, 10)
+    assert other["shared"] == len(set(first.positions) & set(second.positions))
+    assert other["expected"] == 10 / 30
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert list(manifest["elsewhere"].values()) == [second.elsewhere]
+    again = select("b2", strategy="random", seed=1)
+    assert [one["seed"] for one in again.elsewhere] == [0]  # not with itself
 
 
 def diagnostics_draws() -> int:
