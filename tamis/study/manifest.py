@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 OUTSIDE_IDENTITY = ("ledger", "execution", "elsewhere")
-"""Keys of the manifest that hold times, machines and what else is in the store; all others are equal for equal
+"""Keys that hold times, machines and what else is in the store; all others are equal for equal
 recipes."""
 
 _PACKAGES = ("tamis", "numpy", "pyarrow", "scipy", "torch", "transformers", "tokenizers")
