@@ -77,6 +77,30 @@ class LossEngine:
             advance(sum(len(sequences[row]) for row in rows))
         return out
 
+    def next_logits(
+        self,
+        sequences: Sequence[np.ndarray],
+        words: np.ndarray,
+        advance: Callable[[int], None] = lambda tokens: None,
+    ) -> np.ndarray:
+        """Logits (b, w) float32 of the tokens `words` (w,) after the end of every sequence (L,).
+
+        Rows in `failed` are NaN.
+        """
+        torch = need("torch", extra="lm")
+        out = np.full((len(sequences), len(words)), np.nan, dtype=np.float32)
+        chosen = torch.from_numpy(np.asarray(words, np.int64)).to(self.lm.device)
+
+        def read(rows: list[int], states: list[Any]) -> np.ndarray:
+            last = torch.stack([hidden[-1] for hidden in states])
+            found: np.ndarray = self._logits(last, chosen).cpu().numpy()
+            return found
+
+        for rows, found in self.executor.reduced(sequences, read):
+            out[rows] = found
+            advance(sum(len(sequences[row]) for row in rows))
+        return out
+
     def _of_batch(
         self, sequences: list[np.ndarray], wanted: list[np.ndarray], states: list[Any]
     ) -> list[np.ndarray]:
@@ -107,17 +131,17 @@ class LossEngine:
         total = hidden.new_full((len(hidden),), -torch.inf, dtype=torch.float32)
         wanted = torch.zeros_like(total)
         for start in range(0, self._words, COLUMNS):
-            logits = self._logits(hidden, start, start + COLUMNS)
+            logits = self._logits(hidden, slice(start, start + COLUMNS))
             at = target - start
             here = torch.nonzero((at >= 0) & (at < logits.shape[1]))[:, 0]
             wanted[here] = logits[here, at[here]]
             total = torch.logaddexp(total, torch.logsumexp(logits, dim=1))
         return total - wanted
 
-    def _logits(self, hidden: Any, start: int, stop: int) -> Any:
-        """float32 logits (k, words) of the words from `start` to `stop`: head, scale, soft cap."""
-        bias = None if self._head.bias is None else self._head.bias[start:stop]
-        logits = need("torch", extra="lm").nn.functional.linear(hidden, self._head.weight[start:stop], bias)
+    def _logits(self, hidden: Any, words: Any) -> Any:
+        """float32 logits (k, words) of a slice or a tensor (w,) of `words`: head, scale, soft cap."""
+        bias = None if self._head.bias is None else self._head.bias[words]
+        logits = need("torch", extra="lm").nn.functional.linear(hidden, self._head.weight[words], bias)
         logits = logits.float()
         if self._scale != 1.0:
             logits = logits * self._scale

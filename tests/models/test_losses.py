@@ -50,8 +50,8 @@ def test_logits_of_unwanted_tokens_never_exist(monkeypatch: pytest.MonkeyPatch) 
     seen: list[tuple[int, int]] = []
     inner = engine._logits
 
-    def counted(hidden, start, stop):
-        logits = inner(hidden, start, stop)
+    def counted(hidden, words):
+        logits = inner(hidden, words)
         seen.append(tuple(logits.shape))
         return logits
 
