@@ -142,6 +142,25 @@ class Renderer:
             for text in texts
         ]
 
+    def render_prompts(self, conversations: Sequence[Sequence[Message]]) -> list[Rendered]:
+        """What comes before the first assistant turn, with the generation prompt; nothing of it supervised.
+
+        A conversation without anything before it has no prompt: `no_target_tokens`.
+        """
+        texts: list[str | Refused] = []
+        for messages in conversations:
+            turns = _turns(messages)
+            first = next((i for i, (role, _) in enumerate(turns) if role == "assistant"), len(turns))
+            try:
+                texts.append(self._write(turns[:first], True) if first else "")
+            except Refused as refused:
+                texts.append(refused)
+        ids = iter(self.token_ids([text for text in texts if isinstance(text, str)]))
+        return [
+            _refused(text) if isinstance(text, Refused) else self._prompt(next(ids), bool(text))
+            for text in texts
+        ]
+
     def token_ids(self, texts: Sequence[str], opening: bool = True) -> list[np.ndarray]:
         """Untruncated ids (L,) int32 of texts; `opening`: after the BOS that the tokenizer adds, if any."""
         head = np.array(self._opening if opening else [], dtype=np.int32)
@@ -244,6 +263,13 @@ class Renderer:
         ids, tail = ids[: self.max_tokens], ids[self.max_tokens :]
         full = len(ids) + len(tail)
         return Rendered(ids, kept, full, truncated, status, "", straddling, empty_response, tail)
+
+    def _prompt(self, ids: np.ndarray, there: bool) -> Rendered:
+        kept = ids[: self.max_tokens] if there else ids[:0]
+        truncated = len(ids) > len(kept) > 0
+        status = "no_target_tokens" if not len(kept) else "truncated" if truncated else "ok"
+        reason = "" if there else "nothing comes before the first answer"
+        return Rendered(kept, np.zeros(len(kept), bool), len(ids), truncated, status, reason)
 
     def _query(self, prompt: np.ndarray, label: np.ndarray, empty_response: bool) -> Rendered:
         ids = np.concatenate([prompt[: self.max_tokens], label[: self.max_tokens]])

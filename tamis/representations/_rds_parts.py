@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 def render_part(
     renderer: Renderer, part: str, role: str, conversations: Sequence[Sequence[Message]]
 ) -> list[Rendered]:
-    """Rows as token ids. `part`: whole, prompt or label; `role`: pool, or query for the rendering of T§1.4.
+    """Rows as token ids. `part`: whole, prompt, label or before; `role`: pool, or query for the rendering of
+    T§1.4.
 
     Prompt: a leading system turn, the first user turn and EOS; of a query all of its prompt without the
     assistant header, and EOS. Label: assistant header, first answer and end of turn; of a query BOS, last
-    answer and end of turn. A row that has no such part has the status `no_target_tokens`.
+    answer and end of turn. Before: all before the first answer, with the assistant header; of a query the
+    same. A row that has no such part has the status `no_target_tokens`.
     """
     if part == "whole":
         render = renderer.render_queries if role == "query" else renderer.render_many
         return render(conversations)
+    if part == "before":
+        return renderer.render_prompts(conversations)
     write = _prompt if part == "prompt" else _label
     texts: list[str | Refused | None] = []
     for messages in conversations:

@@ -1,4 +1,4 @@
-"""Position-weighted mean of a language model's last hidden states (RDS+), and its four ablations.
+"""Position-weighted mean of a language model's last hidden states (RDS+), its four ablations, and Cherry's.
 
 **Paper.** Ivison, Zhang, Brahman, Koh, Dasigi 2025, Large-Scale Data Selection for Instruction Tuning, arXiv
 2503.01807 (§3 and Table 9); after Hanawa, Yokoi, Hara, Inui 2021, arXiv 2006.04528.
@@ -6,12 +6,13 @@
 prompt included; w_i = i / (L (L + 1) / 2); e = sum_i w_i h_i; v = e / max(|e|, 1e-12). `rds-mean`: w_i = 1 /
 L. `rds-eos`: the last token alone, which is not EOS when the row was truncated. `rds-prompt`: weights of
 `rds` over the leading system turn, the first user turn and EOS; `rds-label`: over the assistant header, the
-first answer and its end of turn.
+first answer and its end of turn. `prompt-mean` (Li et al. 2023, arXiv 2308.12032): 1 / L over all before the
+first answer, assistant header included, and v = e, not scaled.
 **Needs.** A causal language model; rows with messages. Query rows (role "query") are prompt and label
 tokenised apart (T§1.4); for `rds-prompt` the prompt without the assistant header and EOS, for `rds-label` the
 label.
-**Gives.** vectors (n, d) of length 1, d = model width; float32 when the model runs in float32, else float16;
-compared by the cosine, higher is better.
+**Gives.** vectors (n, d) of length 1 (not `prompt-mean`), d = model width; float32 when the model runs in
+float32, else float16; compared by the inner product, which is the cosine at length 1, higher is better.
 **Cost.** One pass through the body of the model, about 2 P operations a token for P parameters, no LM head;
 memory of one batch of tokens; n x d x 2 bytes kept.
 **Departs.** Weights and sums in float32 in every variant (the released code takes the uniform mean in the
@@ -80,8 +81,9 @@ class Variant:
 
     name: str
     about: str
-    part: str  # whole, prompt or label
+    part: str  # whole, prompt, label or before
     weights: Callable[[int], np.ndarray]
+    scaled: bool = True  # to length 1
 
 
 class RdsEncoder:
@@ -178,7 +180,7 @@ class RdsEncoder:
         sums = self._executor.weighted_sums([rendered[i].ids for i in rows], self.variant.weights, advance)
         failed = self._executor.failed
         finite = np.isfinite(sums).all(axis=1)
-        vectors[rows[finite]] = unit(sums[finite])
+        vectors[rows[finite]] = unit(sums[finite]) if self.variant.scaled else sums[finite]
         for k in np.flatnonzero(~finite):
             i = int(rows[k])
             status[i] = code("failed" if int(k) in failed else "non_finite")
@@ -215,6 +217,7 @@ VARIANTS = (
     Variant("rds-mean", "Uniform mean of all last hidden states.", "whole", uniform_weights),
     Variant("rds-prompt", "Position-weighted mean over the prompt alone.", "prompt", position_weights),
     Variant("rds-label", "Position-weighted mean over the first answer alone.", "label", position_weights),
+    Variant("prompt-mean", "Uniform mean over the prompt, not scaled.", "before", uniform_weights, False),
 )
 
 

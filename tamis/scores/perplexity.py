@@ -4,8 +4,9 @@
 arXiv:2503.01807 (Top-PPL, Mid-PPL); after Yin and Rush 2024.
 **Definition.** -(1/k) sum_i ln P(t_i | t_1 .. t_{i-1}) over the k tokens that count. `tokens="all"`: all
 tokens of the rendered row but the first, prompt included, as published; "response": those of the assistant
-turns that `turns` names ("first" exchange, "last" or "all"), end of turn included. The logarithm of the
-perplexity, so that it cannot overflow and ranks the same.
+turns that `turns` names ("first" exchange, "last" or "all"), end of turn included; "prompt": what comes
+before the first answer, assistant header included, but its first token (Cherry's stage 1). The logarithm of
+the perplexity, so that it cannot overflow and ranks the same.
 **Needs.** A causal language model; rows with messages.
 **Gives.** float64 (n,), higher is harder for the model. Not scored: `empty_response`, `no_target_tokens`,
 `too_long` (the prompt alone fills --max-tokens), `refused`, `non_finite`, `failed`. `truncated`: the mean is
@@ -19,23 +20,29 @@ with `whole` losses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tamis.core.method import Method
 from tamis.core.status import code
 from tamis.representations._context import Context
+from tamis.scores._context import Scored
 from tamis.scores._likelihood import TURNS, LikelihoodScorer
 
-TOKENS = ("all", "response")
+if TYPE_CHECKING:
+    from tamis.pools.pool import Message
+
+TOKENS = ("all", "response", "prompt")
 
 
 @dataclass(frozen=True)
 class Config:
-    """`tokens` that count: "all" or "response"; `turns`: "first", "last" or "all"; `compatible`: also rows
-    without a response; `model`: another one than the run's."""
+    """`tokens` that count: "all", "response" or "prompt"; `turns`: "first", "last" or "all";
+    `compatible`: also rows without a response; `model`: another one than the run's."""
 
     tokens: str = "all"
     turns: str = "all"
@@ -64,9 +71,40 @@ class PerplexityScorer(LikelihoodScorer):
         return np.where(status <= code("truncated"), values, np.nan), status.astype(np.uint8)
 
 
-def prepare(config: Config, context: Context) -> PerplexityScorer:
+class PromptScorer(LikelihoodScorer):
+    """Scores prompts alone; nothing of the responses passes through the model."""
+
+    def __init__(self, config: Config, context: Context) -> None:
+        super().__init__("perplexity", context, config.model, "first", whole=True, direct=False)
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """Weights, text and part; no device and no batching."""
+        names = ("model", "renderer", "model_dtype")
+        return {"part": "prompt", **{name: super(PromptScorer, self).recipe[name] for name in names}}
+
+    def score(self, conversations: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> Scored:
+        """Mean loss of b prompts."""
+        rendered = self.renderer.render_prompts(conversations)
+        status = np.array([code(row.status) for row in rendered], np.uint8)
+        status[[row.status in ("ok", "truncated") and len(row.ids) < 2 for row in rendered]] = code(
+            "no_target_tokens"
+        )
+        reasons = {i: row.reason for i, row in enumerate(rendered) if row.reason}
+        rows = np.flatnonzero(status <= code("truncated"))
+        sequences = [rendered[row].ids for row in rows]
+        losses = self._engine.losses(sequences, [np.arange(len(ids)) > 0 for ids in sequences], advance)
+        values = np.full(len(rendered), np.nan)
+        for k, row in enumerate(rows.tolist()):
+            values[row] = losses[k].mean(dtype=np.float64)
+            self._broken(row, k, values, status, reasons)
+        values[status > code("truncated")] = np.nan
+        return Scored(values, status, np.array([len(row.ids) for row in rendered], np.int32), reasons)
+
+
+def prepare(config: Config, context: Context) -> LikelihoodScorer:
     """The scorer for `config`."""
-    return PerplexityScorer(config, context)
+    return (PromptScorer if config.tokens == "prompt" else PerplexityScorer)(config, context)
 
 
 METHOD = Method("perplexity", prepare, Config, __doc__ or "", needs=("model",))

@@ -17,6 +17,7 @@ from tamis.core.errors import RequestError, unknown_name
 from tamis.core.method import Family, Method
 from tamis.core.similarity import ArraySimilarity, FeatureSimilarity, Similarity, SparseSimilarity
 from tamis.selections import (
+    cluster_middle,
     cluster_quota,
     coverage,
     diversity_threshold,
@@ -58,6 +59,7 @@ SELECTIONS = Family(
         transport.METHOD,
         coverage.METHOD,
         cluster_quota.METHOD,
+        cluster_middle.METHOD,
         diversity_threshold.METHOD,
     ],
 )

@@ -24,20 +24,17 @@ cluster of a row that lies between two; the same machine and thread count give t
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from tamis.core.extras import need
 from tamis.core.method import Method
 from tamis.selections._best import reduce_rows
 from tamis.selections._choice import Choice, Request, chosen
+from tamis.selections._kmeans import clustered
 from tamis.selections._order import hashed, proportional_turns
 from tamis.selections._pairs import UnitRows
-
-ASSIGN_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -71,65 +68,17 @@ def select(request: Request, limit: int, config: Config) -> Choice:
     rows = np.flatnonzero(usable)
     if not len(rows):
         return chosen([], **facts)
-    labels, made = clustered(UnitRows(request.vectors, rows, keep=False), hashes[rows], request.seed, config)
+    labels, made = clustered(
+        UnitRows(request.vectors, rows, keep=False),
+        hashes[rows],
+        request.seed,
+        config.clusters,
+        config.sample,
+    )
     within = np.argsort(hashes[rows], kind="stable") if key is None else np.argsort(-key[rows], kind="stable")
     order = turns(labels, within, limit, config.quota)
     positions = rows[order]
     return chosen(positions, None if key is None else key[positions], **facts, **made)
-
-
-def clustered(
-    rows: UnitRows, hashes: np.ndarray, seed: int, config: Config
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """(number of each row's cluster, from 0 by size, then by smallest row), and counts for the notes."""
-    cluster = need("sklearn.cluster", extra="lm")
-    sample = np.sort(np.argsort(hashes, kind="stable")[: config.sample])
-    k = min(config.clusters, len(sample))
-    kmeans = cluster.KMeans(n_clusters=k, init="k-means++", n_init=1, random_state=seed % 2**32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fewer distinct rows than clusters: counted below
-        narrow = _Narrow(rows[sample], rows.vectors.d)
-        kmeans.fit(narrow(rows[sample]))
-    centres = kmeans.cluster_centers_
-    blocks = (narrow(rows[start : start + ASSIGN_ROWS]) for start in range(0, len(rows), ASSIGN_ROWS))
-    labels = np.concatenate([_nearest(block, centres) for block in blocks])
-    numbers, first, inverse, sizes = np.unique(
-        labels, return_index=True, return_inverse=True, return_counts=True
-    )
-    place = np.empty(len(numbers), np.int64)
-    place[np.lexsort((first, -sizes))] = np.arange(len(numbers))
-    facts = {"fitted_rows": len(sample), "empty_clusters": config.clusters - len(numbers)}
-    return place[inverse], facts | {"rounds": int(kmeans.n_iter_)}
-
-
-class _Narrow:
-    """Sparse rows cut to the columns that occur in a sample; dense ones as they are.
-
-    No centre has any other column, so no distance changes but by the row's own constant; the centres, which
-    are dense, become as narrow as they can be. scikit-learn takes 32-bit indices only.
-    """
-
-    def __init__(self, sample: Any, d: int) -> None:
-        if not isinstance(sample, np.ndarray):
-            self.columns = np.unique(sample.indices)
-            self.number = np.full(d, -1, np.int32)
-            self.number[self.columns] = np.arange(len(self.columns))
-
-    def __call__(self, rows: Any) -> Any:
-        if isinstance(rows, np.ndarray):
-            return rows
-        from scipy.sparse import csr_matrix
-
-        numbers = self.number[rows.indices]
-        kept = numbers >= 0
-        indptr = np.concatenate([[0], np.cumsum(kept)])[rows.indptr].astype(np.int32)
-        return csr_matrix((rows.data[kept], numbers[kept], indptr), shape=(rows.shape[0], len(self.columns)))
-
-
-def _nearest(rows: Any, centres: np.ndarray) -> np.ndarray:
-    """Number of the centre nearest to each row, the first among equals."""
-    closeness = np.asarray(rows @ centres.T.astype(np.float32)) - 0.5 * (centres**2).sum(axis=1)
-    return np.asarray(closeness.argmax(axis=1))
 
 
 def turns(labels: np.ndarray, within: np.ndarray, limit: int, quota: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from tamis.pools.pool import Message
 from tamis.representations._context import Context
 from tamis.scores import ifd, perplexity
 from tests.conftest import Conformance, shared
+from tests.scores.test_released_ifd import prompts
 
 torch = pytest.importorskip("torch")
 
@@ -186,3 +187,36 @@ def test_golden_perplexity_and_ifd(conforms: Conformance) -> None:
         blank = np.flatnonzero(~both & np.isfinite(reference))
         assert (status[blank] == code("empty_response")).all() and len(blank) == 2
         assert both.sum() == 60
+
+
+# --- prompts alone ---------------------------------------------------------------------------------------
+
+
+def test_the_prompt_alone_is_what_comes_before_the_first_answer() -> None:
+    scorer = perplexity.prepare(perplexity.Config(tokens="prompt"), context())
+    talks = [[USER, ANSWER, *SECOND], [ANSWER], [USER]]
+    found = scorer.score(talks, lambda tokens: None)
+    values, status = found.values, found.status
+    row = scorer.renderer.render([USER, ANSWER])
+    before = row.ids[: int(row.mask.argmax())]
+    np.testing.assert_array_equal(scorer.renderer.render_prompts(talks[:1])[0].ids, before)
+    assert values[0] == pytest.approx(losses_slow(scorer, before).mean(), rel=1e-5) == values[2]
+    assert [int(x) for x in status] == [code("ok"), code("no_target_tokens"), code("ok")]
+    assert np.isnan(values[1]) and found.reasons == {1: "nothing comes before the first answer"}
+    short = perplexity.prepare(perplexity.Config(tokens="prompt"), context(max_tokens=5))
+    found = short.score(talks[:1], lambda tokens: None)
+    assert found.status[0] == code("truncated")
+    assert found.values[0] == pytest.approx(losses_slow(short, before[:5]).mean(), rel=1e-5)
+
+
+def test_perplexities_of_prompts_of_the_reference(conforms: Conformance) -> None:
+    golden = np.load(shared("golden/cherry_cluster.npz"))
+    lines = (shared("golden") / "alpaca_rows.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = {row["id"]: row for row in map(json.loads, lines)}
+    given = context(model=str(shared("golden/model")), template="alpaca")
+    scorer = perplexity.prepare(perplexity.Config(tokens="prompt"), given)
+    texts = [prompts("alpaca512", rows[name])[0] for name in golden["ids"].tolist()]
+    ids = [ids[:512] for ids in scorer.renderer.token_ids(texts)]
+    losses = scorer._engine.losses(ids, [np.arange(len(row)) > 0 for row in ids])
+    found = np.exp([row.mean(dtype=np.float64) for row in losses])
+    conforms.close("`perplexity` of prompts, given their text", found, golden["ppl"], rtol=1e-5)
