@@ -123,7 +123,8 @@ def score(
             return dict(getattr(scorer, "execution", {}))
 
         make_shards(Store(store), thing, bounds, make, method=chosen.name, execution=running, share=share)
-    found = Scores(chosen, config, thing, pool.ids, running(), getattr(scorer, "derive", None))
+    hooks = (getattr(scorer, name, None) for name in ("derive", "warns"))
+    found = Scores(chosen, config, thing, pool.ids, running(), *hooks)
     facts = getattr(scorer, "facts", None)  # of what is stored, for the manifest
     if facts is not None and thing.state == "complete":
         found = replace(found, execution={**found.execution, **facts(found.columns)})

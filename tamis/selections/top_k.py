@@ -5,12 +5,12 @@
 min_q (good for every query); "normalized-mean": mean over q of (S[q, j] - min_i S[q, i]) / (max_i - min_i), i
 over the usable rows, a constant query giving 0; "task-mean-max": mean over tasks of the maximum over the
 task's queries; "task-mean-mean": mean over tasks of the mean over the task's queries. A score of the rows
-alone is one query. `most`: rows with s_j above it are left out; `skip`: the first int(skip x rows left) of
-the order are passed over.
+alone is one query. `most`, `least`: rows with s_j above or below it are left out; `skip`: the first
+int(skip x rows left) of the order are passed over.
 **Needs.** similarity S (m, n) or a score (n,), usable (n,); task_of (m,) for the task aggregates.
 **Gives.** positions int64 (k,), best first; gain = s_j, higher is better; query = the one that attains "max"
 or "min". Ties go to the smaller position, or, with `tie_seed`, to the smaller seeded hash of the row's id
-(its position when no ids are given). Nested. Notes count what `most` and `skip` left out.
+(its position when no ids are given). Nested. Notes count what `most`, `least` and `skip` left out.
 **Cost.** One pass of O(n m d), O(n) memory, a sort of n numbers; "normalized-mean" takes two passes.
 **Departs.** The released script returns means in ascending order, so that a prefix of it is the worst part;
 here the best is first. It divides by zero for a constant query. Sums are in float64, its means exact
@@ -37,12 +37,14 @@ Aggregate = Literal["mean", "max", "min", "normalized-mean", "task-mean-max", "t
 
 @dataclass(frozen=True)
 class Config:
-    """`aggregate`: how a row's scores become one; `tie_seed`: ties by a seeded hash, not by position; `most`:
-    largest score that may be chosen; `skip`: share of the order, from the top, that is passed over."""
+    """`aggregate`: how a row's scores become one; `tie_seed`: ties by a seeded hash, not by position; `most`
+    and `least`: largest and smallest score that may be chosen; `skip`: share of the order, from the top, that
+    is passed over."""
 
     aggregate: Aggregate = "mean"
     tie_seed: int | None = None
     most: float | None = None
+    least: float | None = None
     skip: float = 0.0
 
     def __post_init__(self) -> None:
@@ -52,6 +54,8 @@ class Config:
             )
         if not 0 <= self.skip < 1:
             raise ValueError(f"skip={self.skip}: expected a share, 0 or more and below 1")
+        if self.most is not None and self.least is not None and self.most < self.least:
+            raise ValueError(f"most={self.most} is below least={self.least}: no score is between them")
 
 
 def select(request: Request, limit: int, config: Config) -> Choice:
@@ -64,6 +68,10 @@ def select(request: Request, limit: int, config: Config) -> Choice:
     if config.most is not None:
         choosable = choosable & (reduced.key <= config.most)
         notes["above_most"] = int(reduced.choosable.sum() - choosable.sum())
+    if config.least is not None:
+        above = choosable & (reduced.key >= config.least)
+        notes["below_least"] = int(choosable.sum() - above.sum())
+        choosable = above
     if config.skip:
         notes["skipped"] = int(config.skip * int(choosable.sum()))
     skip = notes.get("skipped", 0)

@@ -113,3 +113,14 @@ def test_the_middle_by_skipping_the_top() -> None:
 def test_rows_above_a_limit_are_left_out_and_counted() -> None:
     choice = choose_ranked("top-k", np.array([0.9, 1.0, 1.1, 0.5, np.nan]), 3, most=1.0)
     assert choice.positions.tolist() == [1, 0, 3] and choice.notes["above_most"] == 1
+
+
+def test_rows_below_a_limit_are_left_out_and_counted() -> None:
+    ratings = np.array([4.5, 4.0, 5.0, 4.5, np.nan, 3.0])
+    choice = choose_ranked("top-k", ratings, 3, least=4.5)
+    assert choice.positions.tolist() == [2, 0, 3] and choice.notes["below_least"] == 2
+    with pytest.raises(RequestError, match="can choose 3 of the 4 rows"):
+        choose("top-k", ratings, 4, least=4.5)
+    assert choose("top-k", ratings, 1, least=4.0, most=4.4).tolist() == [1]
+    with pytest.raises(RequestError, match="below least"):
+        choose("top-k", ratings, 1, least=4.5, most=4.0)
