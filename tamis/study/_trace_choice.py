@@ -21,7 +21,7 @@ from tamis.selections import SELECTIONS, choose_ranked
 from tamis.study.signals import compared
 from tamis.study.stored import StoredSubset
 
-RANKED = ("top-k", "doubly-greedy", "round-robin", "random", "random-balanced")
+RANKED = ("top-k", "gumbel-top-k", "doubly-greedy", "round-robin", "random", "random-balanced")
 """Selections whose whole order is quick to repeat, so that the rank of a row that was not chosen is exact."""
 RANKED_CELLS = 20_000_000
 """Most similarities that are looked at again for it."""
@@ -61,6 +61,16 @@ def _why_not(root: Path, pool: Pool, position: int, subset: StoredSubset) -> dic
         if not statuses.scored(np.array([code]))[0]:
             shown = {"reason": "not usable", "detail": statuses.STATUSES[code]}
             return {**shown, "signal": rows.digest}
+    vectors = subset.recipe["strategy"].get("vectors")
+    beside = _thing(root, "representation", subset.signals[1]) if vectors else None
+    if beside is not None:
+        code = int(beside.joined("status")[position])
+        if not statuses.scored(np.array([code]))[0]:
+            return {
+                "reason": "not usable",
+                "detail": f"no {vectors['method']} vector: {statuses.STATUSES[code]}",
+                "signal": beside.digest,
+            }
     found: dict[str, Any] = {"reason": "below the budget", "last_chosen_score": last}
     source = _source(root, pool, subset, rows)
     if isinstance(source, Similarity):

@@ -1,0 +1,190 @@
+"""Strategies of a score: those that also compare vectors, and those that need a target."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tamis
+from tamis.core.errors import RequestError
+from tamis.core.vectors import unit
+from tamis.lab import NANO, write_lab
+from tamis.pools.pool import Pool
+from tamis.study.budget import parse_budget
+from tamis.study.plan import Asked, plan
+from tamis.study.signals import Settings
+from tamis.study.strategies import parse_settings, resolve
+from tamis.study.trace import trace
+
+pytest.importorskip("torch")
+
+DEITA = {
+    "deita": {
+        "quality_model": str(NANO), "complexity_model": str(NANO),
+        "quality_prompt": "plain", "complexity_prompt": "plain",
+    }
+}  # fmt: skip
+
+MOST = 0.998  # last states of a small model hardly differ
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    write_lab(folder, rows=150, seed=3)
+    return folder
+
+
+@pytest.fixture
+def pool(lab: Path, tmp_path: Path) -> Pool:
+    return tamis.read_pool([lab / "pool.jsonl"], store=tmp_path / "store")
+
+
+def query_of(lab: Path) -> dict[str, str]:
+    return {"t": str(sorted((lab / "queries").glob("*.jsonl"))[0])}
+
+
+def chosen(pool: Pool, tmp_path: Path, strategy: str, budget: int = 10, **given: Any) -> tamis.Subset:
+    options: dict[str, Any] = {"model": str(NANO), "dtype": "float32", "device": "cpu", "report": False}
+    return tamis.select(
+        pool, strategy=strategy, budget=budget, store=tmp_path / "store", **{**options, **given}
+    )
+
+
+def test_deita_is_its_score_with_the_threshold_on_last_states(pool: Pool, tmp_path: Path) -> None:
+    parameters = {**DEITA, "diversity-threshold": {"max_similarity": MOST}}
+    subset = chosen(pool, tmp_path, "deita", parameters=parameters)
+    common: dict[str, Any] = {"model": str(NANO), "dtype": "float32", "store": tmp_path / "store"}
+    scores = tamis.score(pool, "deita", parameters=DEITA["deita"], **common)
+    vectors = tamis.represent(pool, "rds-eos", **common)
+    wanted = tamis.choose(
+        "diversity-threshold", scores.values, 10, vectors=vectors.array(), ids=pool.ids,
+        usable=np.isfinite(scores.values), max_similarity=MOST,
+    )  # fmt: skip
+    assert subset.positions.tolist() == wanted.tolist()
+    assert subset.positions.tolist() != tamis.choose("top-k", scores.values, 10).tolist()
+    rows = unit(vectors.array()[subset.positions])
+    assert (rows @ rows.T - np.eye(10)).max() <= MOST + 1e-6
+    assert sum(subset.facts["status"].values()) == len(pool)
+
+
+def test_the_vectors_can_be_another_representation(pool: Pool, tmp_path: Path) -> None:
+    last = chosen(pool, tmp_path, "deita", parameters=DEITA, allow_underflow=True)
+    words = chosen(
+        pool, tmp_path, "deita",
+        parameters={**DEITA, "diversity-threshold": {"vectors": "ngrams"}, "ngrams": {"buckets": 4096}},
+    )  # fmt: skip
+    assert words.strategy.recipe()["vectors"]["method"] == "ngrams"
+    assert words.strategy.recipe()["vectors"]["parameters"]["buckets"] == 4096
+    assert last.strategy.recipe() != words.strategy.recipe()
+    rows = tamis.represent(pool, "ngrams", parameters={"buckets": 4096}, store=tmp_path / "store")
+    from tamis.study.signals import row_vectors
+
+    weighted = row_vectors(rows).take(words.positions)
+    similar = (weighted @ weighted.T).toarray() - np.eye(10)
+    assert similar.max() <= 0.9 + 1e-6
+
+
+def test_superfiltering_d_covers_the_best_fifth(pool: Pool, tmp_path: Path) -> None:
+    parameters = {"coverage": {"vectors": "ngrams"}}
+    subset = chosen(pool, tmp_path, "superfiltering-d", parameters=parameters)
+    scores = tamis.score(
+        pool, "ifd", parameters={"ratio": "perplexity", "turns": "first"}, model=str(NANO), dtype="float32",
+        store=tmp_path / "store",
+    )  # fmt: skip
+    kept = np.flatnonzero(scores.values <= 1)
+    best = kept[np.argsort(-scores.values[kept], kind="stable")][: len(kept) // 5]
+    assert set(subset.positions) <= set(best.tolist())
+    notes = subset.facts["notes"]
+    assert notes["shortlist_rows"] == len(best)
+    assert notes["above_most"] == int((scores.values > 1).sum())
+
+
+def test_superfiltering_runs_the_model_that_it_names(pool: Pool, tmp_path: Path) -> None:
+    own = chosen(pool, tmp_path, "superfiltering", model=None, parameters={"ifd": {"model": str(NANO)}})
+    assert own.positions.tolist() == chosen(pool, tmp_path, "superfiltering").positions.tolist()
+    with pytest.raises(RequestError, match="needs --model"):
+        chosen(pool, tmp_path, "superfiltering", model=None)
+
+
+def test_dsir_draws_from_the_target(lab: Path, pool: Pool, tmp_path: Path) -> None:
+    query = query_of(lab)
+    skill = Path(query["t"]).stem
+    parameters = {"importance": {"pseudo_count": 1.0, "min_words": 0}}
+    first = chosen(pool, tmp_path, "dsir", 10, query=query, model=None, parameters=parameters)
+    again = chosen(pool, tmp_path, "dsir", 6, query=query, model=None, parameters=parameters)
+    other = chosen(pool, tmp_path, "dsir", 10, query=query, model=None, parameters=parameters, seed=1)
+    assert again.positions.tolist() == first.positions[:6].tolist()
+    assert other.positions.tolist() != first.positions.tolist()
+    recipe = first.strategy.recipe()
+    assert recipe["signal"]["parameters"]["pseudo_count"] == 1.0 and skill
+    with pytest.raises(RequestError, match="give --query NAME=PATH"):
+        chosen(pool, tmp_path, "dsir", model=None)
+
+
+def test_another_target_is_another_request(lab: Path, pool: Pool, tmp_path: Path) -> None:
+    files = sorted((lab / "queries").glob("*.jsonl"))
+    names = []
+    for number, file in enumerate(files[:2]):
+        out = tmp_path / str(number)
+        subset = chosen(pool, tmp_path, "dsir", query={"t": str(file)}, model=None, out=out)
+        names.append((json.loads((out / "manifest.json").read_text())["recipe"]["queries"], subset.positions))
+    assert names[0][0] != names[1][0] and names[0][1].tolist() != names[1][1].tolist()
+
+
+def test_the_plan_names_what_select_makes(lab: Path, tmp_path: Path) -> None:
+    store, names = tmp_path / "store", ["deita", "dsir"]
+    settings = Settings(store=store, model=str(NANO), dtype="float32")
+    request = Asked(
+        resolve(names, DEITA), [parse_budget("8")], pool=[str(lab / "pool.jsonl")], queries=query_of(lab),
+        settings=settings, calibrate=False,
+    )  # fmt: skip
+    named = {stage.digest for stage in plan(request).stages if stage.digest}
+    tamis.select(
+        tamis.read_pool([lab / "pool.jsonl"], store=store), query=query_of(lab), strategy=names, budget=8,
+        model=str(NANO), dtype="float32", store=store, parameters=DEITA, report=False, allow_underflow=True,
+    )  # fmt: skip
+    made = {path.parent.name for path in store.glob("*/*/meta.json") if path.parts[-3] != "subset"}
+    assert made == named
+    assert all(s.state == "complete" for s in plan(request).stages if s.digest)
+
+
+def test_trace_tells_of_a_row_without_a_vector(pool: Pool, tmp_path: Path) -> None:
+    subset = chosen(pool, tmp_path, "deita", parameters=DEITA, allow_underflow=True)
+    left = next(row for row in range(len(pool)) if row not in set(subset.positions.tolist()))
+    (place,) = trace(str(pool.ids[left]), tmp_path / "store")["rows"]
+    (facts,) = [each for each in place["subsets"] if each["strategy"] == "deita"]
+    assert not facts["chosen"] and facts["reason"] in ("below the budget", "not usable")
+    assert {signal["method"] for signal in place["signals"]} >= {"digits", "rds-eos"}
+
+
+def test_the_scorer_is_part_of_the_request_by_its_contents(pool: Pool, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(NANO, copy)
+    digests = []
+    for model in (str(NANO), str(copy)):
+        out = tmp_path / Path(model).name
+        parameters = {"quality": {"model": model, "prompt": "plain"}}
+        chosen(pool, tmp_path, "quality/top-k", model=None, parameters=parameters, out=out)
+        digests.append(json.loads((out / "manifest.json").read_text())["recipe"])
+    assert digests[0] == digests[1]
+
+
+def test_settings_and_faults() -> None:
+    settings = parse_settings(["coverage.vectors=rds", "coverage.shortlist=0.5", "embed.encoder=x"])
+    with pytest.raises(RequestError, match="no chosen strategy uses 'embed'"):
+        resolve(["superfiltering-d"], settings)
+    (strategy,) = resolve(["superfiltering-d"], parse_settings(["embed.encoder=x"]))
+    assert strategy.vectors == "embed" and strategy.vector_parameters == {"encoder": "x"}
+    assert [method.name for method in strategy.methods()] == ["ifd", "embed", "coverage"]
+    with pytest.raises(RequestError, match="unknown representation 'rdz'"):
+        resolve(["superfiltering-d"], parse_settings(["coverage.vectors=rdz"]))
+    with pytest.raises(RequestError, match="'coverage' cannot use the score 'length'; these can: "):
+        resolve(["length/coverage"])
+    deita, plain = resolve(["deita", "quality/top-k"])
+    assert deita.needs_model and not plain.needs_model and not deita.needs_query
