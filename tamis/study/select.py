@@ -27,7 +27,7 @@ from tamis.study.signals import Settings, Signal, prepared, signal_of
 from tamis.study.stored import keep_subset, stored_subsets
 from tamis.study.strategies import Strategy, resolve
 from tamis.study.subset import NO_TOKENS, Subset
-from tamis.study.summary import Rendering, summarise
+from tamis.study.summary import Rendering, drawn_by_ties, summarise
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
@@ -376,7 +376,10 @@ def _subset(
         only_task = ~by_query & (choice.task >= 0)
         task[only_task] = names[choice.task[only_task]]
     sizes = {name: len(asked) for name, asked in request.queries.items()} if signal.tasks else {}
-    facts = summarise(pool, choice.positions, choice.gain, task, query, rendering, sizes)
+    ties = None
+    if strategy.selection == "top-k" and isinstance(signal.source, np.ndarray):
+        ties = drawn_by_ties(signal.source, signal.usable, choice.positions)
+    facts = summarise(pool, choice.positions, choice.gain, task, query, rendering, sizes, ties)
     facts["status"] = signal.status
     facts["warnings"] += signal.warnings
     facts["notes"] = json.loads(json.dumps(choice.notes))

@@ -16,6 +16,7 @@ _ONE_SOURCE = 0.9
 _ONE_QUERY = 0.5
 _LENGTH_RATIO = 2.0
 _TIED = 0.5
+_DRAWN = 0.1
 
 
 _LITTLE_TO_TRAIN = {
@@ -42,10 +43,11 @@ def summarise(
     query: np.ndarray,
     rendering: Rendering | None,
     queries_per_task: dict[str, int],
+    ties: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Counts, shares and lengths of the chosen rows (`positions`, (k,)) against the pool, with warnings.
 
-    `rendering` is None when nothing was rendered.
+    `rendering` is None when nothing was rendered. `ties`: of `drawn_by_ties`, where a score alone ranks.
     """
     tokens = None if rendering is None else rendering.tokens
     facts: dict[str, Any] = {
@@ -59,8 +61,28 @@ def summarise(
     if rendering is not None:
         facts["length"]["tokens"] = _length(rendering.tokens, positions)
         facts["rendering"] = statuses.counts(rendering.codes[positions])
+    if ties is not None:
+        facts["ties"] = ties
     facts["warnings"] = _warnings(facts, score, len(pool))
     return facts
+
+
+def drawn_by_ties(values: np.ndarray, usable: np.ndarray, positions: np.ndarray) -> dict[str, Any]:
+    """How far equal scores left the choice to the order of ties: the chosen `rows` whose score a usable row
+    that was left out has too, their `share` of the subset, the rows of the pool that they are `among`, and
+    the lowest such `score` (None for none). values (n,) as they are ranked, in float32."""
+    ranked = np.asarray(values, np.float32)
+    chosen = np.zeros(len(ranked), bool)
+    chosen[positions] = True
+    left = np.unique(ranked[usable & ~chosen])
+    tied = usable & np.isin(ranked, np.intersect1d(left, np.unique(ranked[chosen])))
+    drawn = int((tied & chosen).sum())
+    return {
+        "rows": drawn,
+        "share": round(drawn / max(len(positions), 1), 6),
+        "among": int(tied.sum()),
+        "score": float(ranked[tied].min()) if drawn else None,
+    }
 
 
 def _sources(pool: Pool, positions: np.ndarray) -> list[dict[str, Any]]:
@@ -137,7 +159,15 @@ def _warnings(facts: dict[str, Any], score: np.ndarray, pool_rows: int) -> list[
         if rows := facts.get("rendering", {}).get(word):
             found.append(f"{rows} of the chosen rows are {word}: {trained}")
     finite = score[np.isfinite(score)]
-    if len(finite) >= 20 and len(np.unique(finite)) < _TIED * len(finite) and len(np.unique(finite)) > 1:
+    if "ties" in facts:
+        ties = facts["ties"]
+        if ties["share"] > _DRAWN:
+            found.append(
+                f"{ties['rows']:,} of the {facts['rows']:,} rows were drawn from {ties['among']:,} of equal "
+                f"score (down to {ties['score']:g}), by nothing but the order of ties: compare several tie seeds "
+                "(--set top-k.tie_seed=1)"
+            )
+    elif len(finite) >= 20 and len(np.unique(finite)) < _TIED * len(finite) and len(np.unique(finite)) > 1:
         found.append(
             f"only {len(np.unique(finite))} different scores among {len(finite)} rows: ties decided much"
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tamis.study.summary import Rendering, summarise
+from tamis.study.summary import Rendering, drawn_by_ties, summarise
 
 
 def _pool(codes: list[int], chars: list[int], counts: list[int] | None = None) -> Any:
@@ -77,3 +77,32 @@ def test_a_sound_selection_has_no_warning_and_degenerate_ones_say_why() -> None:
     found = _facts(pool, list(range(30)), task=task, query=query, sizes={"t": 4})["warnings"]
     assert found == ["one query row of 't' chose 20 of its 30 rows"]
     assert "more than half of the pool" in _facts(pool, list(range(70)))["warnings"][0]
+
+
+def test_rows_that_equal_scores_left_to_the_order_of_ties() -> None:
+    nan = float("nan")
+    values = np.array([5.0, 4.5, 4.5, 4.5, 4.0, nan, 4.5])
+    usable = np.array([True, True, True, True, True, False, False])
+    assert drawn_by_ties(values, usable, np.array([0, 1, 2])) == {
+        "rows": 2, "share": round(2 / 3, 6), "among": 3, "score": 4.5,
+    }  # fmt: skip
+    none = {"rows": 0, "share": 0.0, "among": 0, "score": None}
+    assert drawn_by_ties(values, usable, np.array([0])) == none
+    assert drawn_by_ties(values, usable, np.array([0, 1, 2, 3])) == none
+    assert drawn_by_ties(values, usable, np.array([], np.int64)) == none
+
+
+def test_ties_that_decided_much_are_a_warning() -> None:
+    pool = _pool([0, 1] * 500, [10] * 1000)
+    ties = {"rows": 98, "share": 0.98, "among": 9218, "score": 4.5}
+    score = np.full(100, 4.5, np.float32)
+    facts = summarise(
+        _Pool(**vars(pool)), np.arange(100), score, np.full(100, ""), np.full(100, -1), None, {}, ties
+    )
+    assert facts["ties"] == ties
+    assert any("98 of the 100 rows were drawn from 9,218" in warning for warning in facts["warnings"])
+    ties = {"rows": 2, "share": 0.02, "among": 3, "score": 4.5}
+    facts = summarise(
+        _Pool(**vars(pool)), np.arange(100), score, np.full(100, ""), np.full(100, -1), None, {}, ties
+    )
+    assert not any("drawn" in warning for warning in facts["warnings"])
