@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NANO = ROOT / "tamis" / "lab" / "nano"
+OUTSIDE_IDENTITY = ("ledger", "execution", "elsewhere")  # of a manifest
 
 DIE_AT_STEP = """
 import os, signal, sys
@@ -69,7 +71,7 @@ def _target(folder: Path, lab: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Digest of every file, without the ledger and the manifest's times."""
+    """Digest of every file, without the ledger, the manifest's times and the report's bill."""
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if path.name == "ledger.jsonl":
@@ -77,8 +79,10 @@ def contents(folder: Path) -> dict[str, str]:
         data = path.read_bytes()
         if path.name == "manifest.json":
             manifest = json.loads(data)
-            manifest.pop("ledger"), manifest.pop("execution")
-            data = json.dumps(manifest, sort_keys=True).encode()
+            kept = {key: value for key, value in manifest.items() if key not in OUTSIDE_IDENTITY}
+            data = json.dumps(kept, sort_keys=True).encode()
+        if path.name == "report.html":
+            data = re.sub(rb"<!--bill-->.*?<!--/bill-->", b"", data, flags=re.DOTALL)
         found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
     return found
 
