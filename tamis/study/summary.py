@@ -70,8 +70,8 @@ def summarise(
 def drawn_by_ties(values: np.ndarray, usable: np.ndarray, positions: np.ndarray) -> dict[str, Any]:
     """How far equal scores left the choice to the order of ties: the chosen `rows` whose score a usable row
     that was left out has too, their `share` of the subset, the rows of the pool that they are `among`, and
-    the lowest such `score` (None for none). values (n,) as they are ranked, in float32."""
-    ranked = np.asarray(values, np.float32)
+    the lowest such `score` (None for none). values (n,) as they are ranked."""
+    ranked = np.asarray(values)
     chosen = np.zeros(len(ranked), bool)
     chosen[positions] = True
     left = np.unique(ranked[usable & ~chosen])
@@ -164,8 +164,8 @@ def _warnings(facts: dict[str, Any], score: np.ndarray, pool_rows: int) -> list[
         if ties["share"] > _DRAWN:
             found.append(
                 f"{ties['rows']:,} of the {facts['rows']:,} rows were drawn from {ties['among']:,} of equal "
-                f"score (down to {ties['score']:g}), by nothing but the order of ties: compare several tie seeds "
-                "(--set top-k.tie_seed=1)"
+                f"score (down to {ties['score']:g}), by nothing but the order of ties: compare several tie "
+                "seeds (--set top-k.tie_seed=1)"
             )
     elif len(finite) >= 20 and len(np.unique(finite)) < _TIED * len(finite) and len(np.unique(finite)) > 1:
         found.append(
