@@ -136,7 +136,7 @@ def train(
     pool = getattr(rows, "pool", rows)
     positions = np.asarray(getattr(rows, "positions", np.arange(len(pool))), np.int64)
     resolved = resolve_recipe(recipe)
-    lm = _described(model, resolved, device, remote_code)
+    lm = trainable(model, resolved, device, remote_code)
     renderer = Renderer(lm.tokenizer, template, resolved.max_tokens)
     names = [str(name) for name in pool.ids[positions]]
     prepared = prepare(renderer, resolved, names, pool.messages_at(positions), seed)
@@ -159,7 +159,7 @@ def train(
     return Trained(thing.folder, thing.digest, thing.summary)
 
 
-def _described(model: str, recipe: Recipe, device: str, remote_code: bool) -> LanguageModel:
+def trainable(model: str, recipe: Recipe, device: str, remote_code: bool) -> LanguageModel:
     """Tokenizer and config of the base; raises RequestError for what cannot be trained."""
     lm = load_model(model, recipe.weights, device, remote_code, tokenizer_only=True)
     if lm.adapter:

@@ -69,6 +69,7 @@ def finish_manifest(
     pools = [Path(read.path).name for read in (pool, *request.queries.values())]
     checks = () if checked is None else checked.digests
     paid = {name, *also, *checks, *pools, *(digest for digests in used.values() for digest in digests)}
+    paid |= {digest for signal in signals.values() for digest in signal.pre_digests}
     spent = totals(request.settings.store, paid)
     manifest = {
         "schema": SCHEMA,

@@ -22,8 +22,9 @@ from tamis.study.diagnostics import add_diagnostics, compare_with_store
 from tamis.study.exclude import STRICT_RANDOM, check_exclude, exclude_recipe, excluded_rows
 from tamis.study.hygiene import Hygiene, configured, examine, leaks
 from tamis.study.manifest import begin_manifest, finish_manifest
+from tamis.study.pre_experience import check_pre, signal_after
 from tamis.study.report import write_report
-from tamis.study.signals import Settings, Signal, prepared, signal_of
+from tamis.study.signals import Settings, Signal, prepared
 from tamis.study.stored import keep_subset, stored_subsets
 from tamis.study.strategies import Strategy, resolve
 from tamis.study.subset import NO_TOKENS, Subset
@@ -74,6 +75,7 @@ class Request:
         check_exclude(self.strategies, self.exclude)
         for strategy in self.strategies:
             prepared(strategy, self.settings, self.queries)
+            check_pre(strategy, self.settings)
         for name, query in self.queries.items():
             if not len(query):
                 raise RequestError(f"query {name!r} has no rows")
@@ -193,7 +195,7 @@ def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
     subsets: list[Subset] = []
     signals: dict[str, Signal] = {}
     for strategy in _in_order(request.strategies):
-        signal = signal_of(strategy, pool, request.queries, request.settings)
+        signal = signal_after(strategy, pool, request)
         signal = signal if checked is None else checked.masked(signal)
         signals[strategy.name] = signal
         with booked(request.settings.store, "subset", name, strategy.name) as entry:
@@ -382,6 +384,8 @@ def _subset(
     facts = summarise(pool, choice.positions, choice.gain, task, query, rendering, sizes, ties)
     facts["status"] = signal.status
     facts["warnings"] += signal.warnings
+    if signal.pre is not None:
+        facts["pre"] = dict(signal.pre)
     facts["notes"] = json.loads(json.dumps(choice.notes))
     chosen = np.full(rows, NO_TOKENS, np.int32)
     if rendering is not None:

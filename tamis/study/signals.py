@@ -56,6 +56,8 @@ class Signal:
     execution: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     vectors: Any = None  # `Vectors` of the rows, where the strategy names a representation beside its score
+    pre: Mapping[str, Any] | None = None  # facts about the stage before the signal
+    pre_digests: tuple[str, ...] = ()  # stored things that it took
 
 
 def prepared(

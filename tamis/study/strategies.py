@@ -11,15 +11,31 @@ import yaml
 
 from tamis.core.errors import RequestError, unknown_name
 from tamis.core.method import Method
+from tamis.models.recipes import Recipe, resolve_recipe
 from tamis.representations import REPRESENTATIONS
 from tamis.scores import SCORES
 from tamis.selections import SELECTIONS
 
 
 @dataclass(frozen=True)
+class Pre:
+    """What comes before a signal: `rows` rows that another strategy chooses (fewer when it gives fewer), on
+    which the run's model is fine-tuned by `recipe`; the signal is then made with that model."""
+
+    strategy: Strategy
+    rows: int
+    recipe: Recipe
+
+    def described(self) -> dict[str, Any]:
+        """Everything that determines the model, given pool, base and seed."""
+        return {"strategy": self.strategy.recipe(), "rows": self.rows, "recipe": self.recipe.identity()}
+
+
+@dataclass(frozen=True)
 class Strategy:
     """A signal and a selection with all their parameters. `signal` is None for random draws. `vectors`: the
-    representation by which the selection of a score compares rows with each other."""
+    representation by which the selection of a score compares rows with each other. `pre`: the stage before
+    the signal, if any."""
 
     name: str
     selection: str
@@ -29,6 +45,7 @@ class Strategy:
     selection_parameters: Mapping[str, Any] = field(default_factory=dict)
     vectors: str | None = None
     vector_parameters: Mapping[str, Any] = field(default_factory=dict)
+    pre: Pre | None = None
 
     @property
     def signal(self) -> str | None:
@@ -76,6 +93,8 @@ class Strategy:
         if self.vectors:
             vectors = REPRESENTATIONS[self.vectors]
             found["vectors"] = _described(vectors, vars(vectors.configure(self.vector_parameters)))
+        if self.pre:
+            found["pre"] = self.pre.described()
         return found
 
 
@@ -93,7 +112,7 @@ def named_strategies() -> dict[str, dict[str, Any]]:
 
 def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """`method.parameter=value` texts → {method: {parameter: value}}; values are YAML scalars."""
-    known = [*REPRESENTATIONS, *SCORES, *SELECTIONS, "near-duplicates", "contamination"]
+    known = [*REPRESENTATIONS, *SCORES, *SELECTIONS, "near-duplicates", "contamination", *_with_pre()]
     found: dict[str, dict[str, Any]] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -116,13 +135,51 @@ def resolve(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | No
     found = [_resolve_one(name, table, settings) for name in names]
     if len({strategy.name for strategy in found}) < len(found):
         raise RequestError(f"a strategy is given twice: {', '.join(names)}")
-    used = {method.name for strategy in found for method in strategy.methods()}
+    used = {method.name for strategy in found for method in _all_methods(strategy)}
+    used |= {name for name in names if name in _with_pre()}
     for method in settings:
         if method not in used:
             raise RequestError(f"--set {method}.…: no chosen strategy uses {method!r} ({', '.join(names)})")
     for strategy in found:
         strategy.recipe()  # validates every parameter
+        if strategy.pre and strategy.signal_parameters.get("model"):
+            raise RequestError(
+                f"{strategy.name} trains the model that its score is made with: leave out --set "
+                f"{strategy.signal}.model, or skip the training: --set {strategy.name}.pre=false"
+            )
     return found
+
+
+def _with_pre() -> list[str]:
+    """Strategies with a stage before the signal, which take settings of their own."""
+    return [name for name, entry in named_strategies().items() if "pre" in entry]
+
+
+def _all_methods(strategy: Strategy) -> list[Method]:
+    """The methods of a strategy and of the stage before it."""
+    return [*strategy.methods(), *(_all_methods(strategy.pre.strategy) if strategy.pre else [])]
+
+
+def _pre(
+    name: str, table: Mapping[str, dict[str, Any]], settings: Mapping[str, Mapping[str, Any]]
+) -> Pre | None:
+    """The stage before the signal of `name`; `pre`, `rows` and `recipe` are what can be set about it."""
+    given = {**table[name].get("pre", {}), **settings.get(name, {})}
+    wanted = given.pop("pre", True)
+    if "pre" not in table[name] or wanted is False:
+        return None
+    if wanted is not True:
+        raise RequestError(f"--set {name}.pre={wanted!r}: expected true or false")
+    for key in given:
+        if key not in ("strategy", "rows", "recipe"):
+            raise unknown_name(f"parameter of {name}", key, ("pre", "rows", "recipe", "strategy"))
+    rows = given["rows"]
+    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
+        raise RequestError(f"--set {name}.rows={rows!r}: expected a whole number, 1 or more")
+    first = _resolve_one(str(given["strategy"]), table, settings)
+    if first.pre is not None or first.needs_query:
+        raise RequestError(f"--set {name}.strategy={first.name}: expected one without a target or training")
+    return Pre(first, rows, resolve_recipe(given["recipe"]))
 
 
 def _can_use(selection: Method, kind: str) -> bool:
@@ -152,6 +209,7 @@ def _resolve_one(
             chosen,
             vectors,
             {**parameters.get(vectors, {}), **settings.get(vectors or "", {})},
+            _pre(name, table, settings),
         )
     signal, slash, selection = name.partition("/")
     if not slash:
