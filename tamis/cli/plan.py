@@ -98,21 +98,22 @@ def show(made: Plan, also: Sequence[str], quiet: bool) -> None:
         "peak memory",
         "API calls",
     ]
-    shown = table("", *columns, *(["USD"] if made.price is not None else []))
+    priced = made.price is not None or any(stage.api_usd for stage in made.stages)
+    shown = table("", *columns, *(["USD"] if priced else []))
     for stage in made.stages:
         cells = [
             stage.name, _state(stage), f"{stage.rows:,}" if stage.rows else "", _count(stage.tokens),
             _flops(stage.flops), _flops(stage.published_flops), _time(stage.seconds),
             _bytes(stage.disk_bytes), _bytes(stage.memory_bytes), str(stage.api_calls or ""),
         ]  # fmt: skip
-        shown.add_row(*cells, *([f"{made.usd(stage.seconds):,.2f}"] if made.price is not None else []))
+        shown.add_row(*cells, *([f"{made.cost(stage):,.2f}"] if priced else []))
     sums = made.totals
     cells = [
         "in all", "", "", _count(sums["tokens"]), _flops(sums["flops"]),
         _flops(sums["published_flops"]), _time(sums["seconds"]), _bytes(sums["disk_bytes"]),
         _bytes(sums["memory_bytes"]), str(int(sums["api_calls"]) or ""),
     ]  # fmt: skip
-    shown.add_row(*cells, *([f"{sums['usd']:,.2f}"] if made.price is not None else []))
+    shown.add_row(*cells, *([f"{sum(map(made.cost, made.stages)):,.2f}"] if priced else []))
     screen.print(shown)
     if sums["device_bytes"]:
         screen.print(f"device memory: {_bytes(sums['device_bytes'])} for weights and one batch")

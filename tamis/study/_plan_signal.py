@@ -18,6 +18,7 @@ from tamis.core.store import Store, Thing, shard_bounds, shard_rows_of
 from tamis.models.lm import LanguageModel
 from tamis.representations._context import Context
 from tamis.study import cost_model
+from tamis.study._plan_calls import calls_stage
 from tamis.study._plan_pool import Known
 from tamis.study._plan_rates import FRACTION, Rate, Trial, device_peak, ledger_rate, resident_bytes, tried
 from tamis.study._plan_stage import Stage
@@ -89,6 +90,11 @@ class Work:
         """Whether rows go through the language model."""
         return "model" in self.method.needs
 
+    @property
+    def asks_server(self) -> bool:
+        """Whether rows are sent to a server, which may cost money: such a method is never tried."""
+        return "server" in self.method.needs
+
     @cached_property
     def pool_runner(self) -> Any:
         return self.runner("pool")
@@ -112,7 +118,13 @@ class Work:
     def trial(self) -> Trial | None:
         """Some real rows run here, where weights and rows are at hand."""
         possible = self.pool_runner is not None and self.pool.pool is not None and len(self.pool.pool)
-        if not possible or not self.machine.calibrate or (self.passes_model and not self.machine.weights):
+        possible = possible and not self.asks_server
+        if (
+            not possible
+            or self.asks_server
+            or not self.machine.calibrate
+            or (self.passes_model and not self.machine.weights)
+        ):
             return None
         return tried(self.pool_runner, self.pool)
 
@@ -154,6 +166,8 @@ class Work:
         }  # fmt: skip
         if not rows:
             return Stage(**of_stage, memory_bytes=resident_bytes())
+        if self.asks_server:
+            return calls_stage(self.pool_runner, of_stage, known, rows)
         tokens, how_tokens = self.tokens(known, role)
         tokens *= rows / max(known.rows, 1)
         flops = tokens * self._flops_per_token(tokens / max(rows, 1))

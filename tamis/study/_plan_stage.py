@@ -14,6 +14,7 @@ class Stage:
     `state`: complete, partial or missing for stored things, due for what every run does again. `rows`,
     `tokens`, `flops` and `seconds` are those still due, `disk_bytes` what will be added. `memory_bytes`: peak
     of the process until the stage is over; `device_bytes`: peak on the device when that is not the CPU.
+    `api_calls`, `api_usd`: requests to a server and their price at full length.
     `published_flops`: 2 P T N with all parameters, as published comparisons count. `how`: field → how it was
     estimated. `digest`: name of the stored thing, None where it cannot be known yet.
     """
@@ -28,6 +29,7 @@ class Stage:
     memory_bytes: float = 0.0
     device_bytes: float = 0.0
     api_calls: int = 0
+    api_usd: float = 0.0
     published_flops: float = 0.0
     digest: str | None = None
     kind: str | None = None
@@ -36,7 +38,7 @@ class Stage:
     how: Mapping[str, str] = field(default_factory=dict)
 
 
-_SUMS = ("rows", "tokens", "flops", "published_flops", "seconds", "disk_bytes", "api_calls")
+_SUMS = ("rows", "tokens", "flops", "published_flops", "seconds", "disk_bytes", "api_calls", "api_usd")
 _LARGEST = ("memory_bytes", "device_bytes")
 
 
@@ -59,12 +61,16 @@ class Plan:
         found |= {name: max((getattr(s, name) for s in self.stages), default=0) for name in _LARGEST}
         found["minutes"] = found["seconds"] / 60
         if self.price is not None:
-            found["usd"] = self.usd(found["seconds"])
+            found["usd"] = sum(self.cost(stage) for stage in self.stages)
         return found
 
     def usd(self, seconds: float) -> float:
         """Price of some time on the device."""
         return seconds / 3600 * (self.price or 0.0)
+
+    def cost(self, stage: Stage) -> float:
+        """Price of a stage: of the device's time, or of the calls where a server does the work."""
+        return stage.api_usd if stage.api_calls else self.usd(stage.seconds)
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as JSON."""
@@ -72,7 +78,7 @@ class Plan:
         for stage in self.stages:
             entry = {**vars(stage), "how": dict(stage.how), "minutes": stage.seconds / 60}
             if self.price is not None:
-                entry["usd"] = self.usd(stage.seconds)
+                entry["usd"] = self.cost(stage)
             stages.append(entry)
         return {
             "stages": stages,

@@ -359,6 +359,24 @@ def test_killed_while_judging_the_next_run_asks_only_what_is_missing(tmp_path: P
     assert set(undisturbed.status) == {"ok"}
 
 
+def test_several_workers_ask_every_row_once(server: Running, tmp_path: Path) -> None:
+    rows = 600  # two shards
+    pool = pool_of(tmp_path, rows)
+    assert len(pool) == rows
+    given = {"model": "m", "url": server.url}
+    script = (
+        "import sys, json, tamis\n"
+        "pool = tamis.read_pool([sys.argv[1]], store=sys.argv[2])\n"
+        "made = tamis.score(pool, 'judge', parameters=json.loads(sys.argv[3]), store=sys.argv[2])\n"
+        "assert set(made.status) == {'ok'}\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "pool.jsonl"), str(tmp_path / "store")]
+    workers = [subprocess.Popen([*command, json.dumps(given)]) for _ in range(2)]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    users = [request["body"]["messages"][1]["content"] for request in asked(server, f"of {tmp_path.name}")]
+    assert len(users) == len(set(users)) == rows
+
+
 # --- a language model -------------------------------------------------------------------------------------
 
 
