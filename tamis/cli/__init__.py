@@ -243,6 +243,9 @@ def represent(
 def score(
     method: Annotated[str, typer.Argument(help="A score: see `tamis methods`.")],
     pool: PoolPaths,
+    query: Annotated[
+        list[str] | None, typer.Option(help="NAME=PATH of a target, for importance; repeatable.")
+    ] = None,
     maps: Maps = None,
     model: Model = None,
     template: Template = "auto",
@@ -266,7 +269,7 @@ def score(
     options = Options(
         store, model, template, max_tokens, dtype, device, remote_code, batch_tokens, 1.0, quiet
     )
-    run(method, pool, maps, skip_bad_rows, settings or [], shard, options, as_json)
+    run(method, pool, maps, skip_bad_rows, settings or [], shard, options, as_json, query or [])
 
 
 @app.command(epilog="Example: tamis trace 3f2a91 --store .tamis")

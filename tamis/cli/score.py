@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tamis.cli.reading import read
+from tamis.cli.reading import mapping_of, named_paths, read
 
 if TYPE_CHECKING:
     from tamis.study.signals import Settings
@@ -23,6 +23,7 @@ def run(
     shard: str | None,
     options: Settings,
     as_json: bool,
+    query: Sequence[str] = (),
 ) -> None:
     """Score a pool and report statuses, distribution, best and worst rows, and what it cost."""
     from tamis.core.cost import totals
@@ -31,16 +32,23 @@ def run(
     from tamis.scores import SCORES
     from tamis.scores.score import score
     from tamis.study.score_facts import score_facts
+    from tamis.study.select import read_query
     from tamis.study.strategies import parse_settings
 
     chosen = SCORES[method]
+    if query and "query" not in chosen.needs:
+        raise RequestError(f"{method} looks at no target: leave --query out")
     parameters = parse_settings(settings)
     for name in parameters:
         if name != method:
             raise RequestError(f"--set {name}.…: only parameters of {method!r} can be set here")
     share = parse_share(shard)
     pool = read(paths, maps, options.store, skip_bad_rows=skip_bad_rows, quiet=options.quiet)
-    made = score(pool, chosen, parameters=parameters.get(method, {}), share=share, **options.common())
+    named = named_paths(query) if "query" in chosen.needs else {}
+    queries = {name: read_query(path, mapping_of(maps), options.store) for name, path in named.items()}
+    made = score(
+        pool, chosen, parameters=parameters.get(method, {}), queries=queries, share=share, **options.common()
+    )
     thing = made.thing
     found: dict[str, Any] = {"digest": made.digest, "state": thing.state}
     if thing.state == "complete":

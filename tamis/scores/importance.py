@@ -14,9 +14,11 @@ numbers.
 (2) `min_words` is 10; released, 100, which suits web pages and leaves out most instructions. (3) Queries of
 several targets are one target, in proportion to their n-grams; released, each target has a quota of rows.
 (4) As released, nothing is divided by the length: each n-gram that no query has costs about 17 when
-`pseudo_count` is 0, so that short rows come first; with few queries give it 1.
-**Relations.** Strategy `dsir` draws rows by it (selection `gumbel-top-k`). `ngrams` compares rows with single
-queries.
+`pseudo_count` is 0, so that short rows come first. A little of it makes up for few queries, much of it drowns
+them: in the laboratory (16 targets of 12 queries, 100 of 2,910 rows) the target's share of the chosen rows is
+0.84 with 0, 0.96 with 0.01, 0.93 with 0.1 and 0.42 with 1.
+**Relations.** Strategy `dsir` draws rows by it (selection `gumbel-top-k`) with `pseudo_count` 0.01. `ngrams`
+compares rows with single queries.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from tamis.scores._digit_prompts import (
     prompt_of,
 )
 from tamis.scores._digits import Asker, DigitScorer, expected_digit
-from tests.conftest import shared
+from tests.conftest import Conformance, shared
 
 torch = pytest.importorskip("torch")
 
@@ -132,14 +132,14 @@ def test_exchanges_of_a_conversation() -> None:
 # --- goldens ---------------------------------------------------------------------------------------------
 
 
-def test_golden_expected_scores() -> None:
+def test_golden_expected_scores(conforms: Conformance) -> None:
     golden = np.load(shared("golden/deita.npz"), allow_pickle=False)
     own = expected_digit(golden["scorer.logits"][:, golden["scorer.token_ids"]])
-    np.testing.assert_allclose(own, golden["scorer.expected"], atol=1e-5)
+    conforms.close("expected digit of given logits", own, golden["scorer.expected"], atol=1e-5)
 
 
 @pytest.mark.parametrize("aspect", ["complexity", "quality"])
-def test_golden_model(aspect: str) -> None:
+def test_golden_model(aspect: str, conforms: Conformance) -> None:
     golden = np.load(shared("golden/deita.npz"), allow_pickle=False)
     listed = json.loads(shared("golden/deita.json").read_text(encoding="utf-8"))["model_prompts"]
     prompts = [each for each in listed if each["kind"] == aspect]
@@ -159,7 +159,7 @@ def test_golden_model(aspect: str) -> None:
     np.testing.assert_array_equal(asking.digits, golden["model.token_ids"])
     values, status, _, reasons = asking.ask(asked, lambda tokens: None)
     assert not status.any() and not reasons
-    np.testing.assert_allclose(values, golden[f"model.{aspect}.expected"], atol=1e-5)
+    conforms.close(f"`{aspect}`", values, golden[f"model.{aspect}.expected"], atol=1e-5)
     ids, _ = prompt_ids(asking.renderer, asking.prompt, asked, 2048)
     logits = asking.engine.next_logits([each for each in ids if each is not None], asking.digits)
     np.testing.assert_allclose(logits, golden[f"model.{aspect}.logits"], atol=2e-5)

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import tamis
+from tamis.cli import app
 from tamis.core.errors import RequestError
 from tamis.pools.pool import Message, Pool
 from tamis.representations._context import Context
 from tamis.representations.ngrams import bucket_of
 from tamis.scores import importance
-from tests.conftest import shared
+from tests.conftest import Conformance, shared
 
 COUNTS = np.array([[3, 1, 0, 0], [0, 2, 2, 0], [0, 0, 1, 3]])
 TARGET = np.array([1, 3, 4, 0])
@@ -65,14 +67,18 @@ def test_the_arrays_agree_with_the_definition(
 @pytest.mark.parametrize(
     ("name", "parameters"), [("default", {}), ("tri_smooth", {"n": 3, "buckets": 500, "pseudo_count": 1.0})]
 )
-def test_golden_weights_and_words(name: str, parameters: dict[str, Any], tmp_path: Path) -> None:
+def test_golden_weights_and_words(
+    name: str, parameters: dict[str, Any], tmp_path: Path, conforms: Conformance
+) -> None:
     golden = np.load(shared("golden/dsir.npz"), allow_pickle=False)
     pool, query = (
         tamis.read_pool([shared(f"golden/{side}.jsonl")], store=tmp_path / "store", merge_duplicates=False)
         for side in ("pool", "query")
     )
     found = scored(pool, query, tmp_path, **parameters)
-    np.testing.assert_allclose(found.values, golden[f"{name}.log_importance_weights"], rtol=1e-6)
+    conforms.close(
+        "`importance`, log weights", found.values, golden[f"{name}.log_importance_weights"], rtol=1e-6
+    )
     np.testing.assert_array_equal(found.tokens, golden[f"{name}.n_words"])
     listed = json.loads(shared("golden/dsir.json").read_text(encoding="utf-8"))[name]["resample"]
     names = [f"a-p{row:03d}" for row in range(len(pool))]
@@ -84,7 +90,7 @@ def test_golden_weights_and_words(name: str, parameters: dict[str, Any], tmp_pat
                 assert int((kept.status == "ok").sum()) < k
                 continue
             rows = tamis.choose("top-k", kept.values, k, usable=kept.status == "ok")
-            assert sorted(names[row] for row in rows) == wanted
+            conforms.exact("`importance`, rows of `top_k`", sorted(names[row] for row in rows), wanted)
 
 
 def test_short_and_empty_rows_have_a_status_and_no_number(tmp_path: Path) -> None:
@@ -139,3 +145,19 @@ def test_faults_are_named(tmp_path: Path) -> None:
     for wrong in ({"n": 0}, {"buckets": 0}, {"pseudo_count": -1}, {"min_words": -1}):
         with pytest.raises(RequestError, match=next(iter(wrong))):
             scored(pool, pool, tmp_path, **wrong)
+
+
+def test_the_command_takes_a_target(tmp_path: Path) -> None:
+    pool_of(tmp_path, "pool", ["one two three four", "five six seven eight"])
+    pool_of(tmp_path, "query", ["one two three"])
+    common = ["--pool", str(tmp_path / "pool.jsonl"), "--store", str(tmp_path / "store"), "--json", "--quiet"]
+    asked = ["--query", f"t={tmp_path / 'query.jsonl'}", "--set", "importance.min_words=3"]
+    done = CliRunner().invoke(app, ["score", "importance", *common, *asked])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["status"] == {"ok": 2}
+    for words, message in (
+        (["importance", *common], "--query NAME=PATH"),
+        (["length", *common, *asked[:2]], "looks at no target"),
+    ):
+        refused = CliRunner().invoke(app, ["score", *words])
+        assert message in str(refused.exception or refused.output)
