@@ -71,6 +71,8 @@ def _show(method: str, found: dict[str, Any]) -> None:
     screen = console()
     status = ", ".join(f"{count:,} {word}" for word, count in found.get("status", {}).items())
     screen.print(f"{method}: {found['rows']:,} rows, {status or found['state']}; stored as {found['digest']}")
+    if replies := found["execution"].get("replies"):
+        screen.print("replies: " + ", ".join(f"{count:,} {word}" for word, count in replies.items()))
     if "histogram" not in found:
         return
     edges, counts = found["histogram"]["edges"], found["histogram"]["rows"]

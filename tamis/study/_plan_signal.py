@@ -119,12 +119,7 @@ class Work:
         """Some real rows run here, where weights and rows are at hand."""
         possible = self.pool_runner is not None and self.pool.pool is not None and len(self.pool.pool)
         possible = possible and not self.asks_server
-        if (
-            not possible
-            or self.asks_server
-            or not self.machine.calibrate
-            or (self.passes_model and not self.machine.weights)
-        ):
+        if not possible or not self.machine.calibrate or (self.passes_model and not self.machine.weights):
             return None
         return tried(self.pool_runner, self.pool)
 
