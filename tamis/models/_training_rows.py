@@ -45,7 +45,7 @@ def prepare(
     rows = iter(conversations)
     while block := list(islice(rows, _BLOCK_ROWS)):
         for made in renderer.render_many(block):
-            labels = labels_of(made, recipe.loss_on_prompt)
+            labels = labels_of(made, recipe.loss_on_prompt, follows=recipe.packed)
             if made.status == "refused" or not (labels != IGNORED).any():
                 word = made.status if made.status == "refused" else "no_target_tokens"
                 dropped[word] = dropped.get(word, 0) + 1
@@ -65,12 +65,13 @@ def prepare(
     return Prepared([row[0] for row in kept], ids, labels_found, at, dict(sorted(dropped.items())), truncated)
 
 
-def labels_of(row: Rendered, loss_on_prompt: bool = False) -> np.ndarray:
+def labels_of(row: Rendered, loss_on_prompt: bool = False, follows: bool = False) -> np.ndarray:
     """Labels (L,) int32: the token ids where the renderer supervises (everywhere with `loss_on_prompt`), -100
-    elsewhere, and at the first token, which follows nothing."""
+    elsewhere, and at the first token unless it `follows` another row."""
     wanted = np.ones(len(row.ids), bool) if loss_on_prompt else row.mask
     labels = np.where(wanted, row.ids, IGNORED).astype(np.int32)
-    labels[:1] = IGNORED
+    if not follows:
+        labels[:1] = IGNORED
     return labels
 
 
