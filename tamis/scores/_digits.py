@@ -91,6 +91,11 @@ class Asker:
             )
         return LossEngine(lm, context.batch_tokens)
 
+    def count(self, asked: Sequence[Exchange]) -> int:
+        """Tokens of the prompts, after truncation."""
+        ids = self.renderer.token_ids([self.prompt.text(exchange)[0] for exchange in asked])
+        return sum(min(len(each), self.context.max_tokens) for each in ids)
+
     def ask(
         self, asked: Sequence[Exchange], advance: Callable[[int], None]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]:
@@ -146,6 +151,14 @@ class DigitScorer:
         """Operations of one token, the mean of the scorers, at the mean length of the prompts so far."""
         each = [asker.described.forward_flops(self._mean_tokens) for asker in self.askers]
         return sum(each) / len(each)
+
+    def count_tokens(self, conversations: Sequence[Sequence[Message]]) -> list[int]:
+        """Tokens of the prompts of each row, of all scorers, after truncation."""
+        counts = []
+        for messages in conversations:
+            asked = exchanges(messages)[: 1 if self.turns == "first" else None]
+            counts.append(sum(asker.count(asked) for asker in self.askers))
+        return counts
 
     def score(self, conversations: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> Scored:
         """Rows by their exchanges. A row with an exchange that cannot be scored is not scored."""

@@ -115,6 +115,10 @@ class LikelihoodScorer:
             return messages
         return messages[: (answers[0] if self.turns == "first" else answers[-1]) + 1]
 
+    def count_tokens(self, conversations: Sequence[Sequence[Message]]) -> list[int]:
+        """Tokens of each row after truncation, of the turns that count; 0 for a row that is refused."""
+        return [len(row.ids) for row in self.renderer.render_many([self._cut(m) for m in conversations])]
+
     # --- scores ----------------------------------------------------------------------------------------
 
     def score(self, conversations: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> Scored:

@@ -83,12 +83,12 @@ class Work:
     @property
     def reads_model(self) -> bool:
         """Whether the model or its tokenizer is read."""
-        return "model" in self.method.needs or getattr(self.config, "unit", None) == "tokens"
+        return self.passes_model or getattr(self.config, "unit", None) == "tokens"
 
     @property
     def passes_model(self) -> bool:
-        """Whether rows go through the language model."""
-        return "model" in self.method.needs
+        """Whether rows go through a language model: the run's, or the method's own."""
+        return "model" in self.method.needs or "scorer" in self.method.needs
 
     @property
     def asks_server(self) -> bool:

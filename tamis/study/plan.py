@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +154,7 @@ def _works(
     found: dict[str, Work] = {}
 
     def add(key: str, kind: str, method: Method, parameters: Mapping[str, Any]) -> None:
-        work = Work(kind, method, parameters, machine, pool, queries)
+        work = Work(kind, method, parameters, _machine_of(method, parameters, machine), pool, queries)
         part = getattr(work.pool_runner, "made_from", None) if "query" in method.needs else None
         if part is not None:
             add(_key_of(*part), "representation", REPRESENTATIONS[part[0]], part[1])
@@ -169,6 +169,18 @@ def _works(
             key = _key_of(strategy.vectors, parameters)
             add(key, "representation", REPRESENTATIONS[strategy.vectors], parameters)
     return found
+
+
+def _machine_of(method: Method, parameters: Mapping[str, Any], machine: Machine) -> Machine:
+    """The machine with the model that a method names itself, in place of the run's; of two the second."""
+    if not {"model", "scorer"} & set(method.needs):
+        return machine
+    config, settings = method.configure(parameters), machine.settings
+    own = getattr(config, "model", None) or getattr(config, "quality_model", None)
+    if not own:
+        return machine
+    lm = describe_model(own, settings.dtype, settings.device, settings.remote_code)
+    return replace(machine, lm=lm, weights=_has_weights(lm))
 
 
 def _has_weights(lm: LanguageModel | None) -> bool:

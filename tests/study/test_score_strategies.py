@@ -188,3 +188,23 @@ def test_settings_and_faults() -> None:
         resolve(["length/coverage"])
     deita, plain = resolve(["deita", "quality/top-k"])
     assert deita.needs_model and not plain.needs_model and not deita.needs_query
+
+
+def test_the_plan_counts_the_scorers_own_model(lab: Path, tmp_path: Path) -> None:
+    settings = Settings(store=tmp_path / "store", dtype="float32")
+    quality = {"quality": {"model": str(NANO), "prompt": "plain"}}
+    small = {"ifd": {"model": str(NANO)}}
+    for names, parameters in ((["quality/top-k"], quality), (["superfiltering"], small)):
+        request = Asked(
+            resolve(names, parameters), [parse_budget("8")], pool=[str(lab / "pool.jsonl")],
+            settings=settings, calibrate=False,
+        )  # fmt: skip
+        (stage,) = [stage for stage in plan(request).stages if stage.kind == "scores"]
+        assert stage.flops > 0 and stage.digest is not None and stage.state == "missing"
+        if names[0] == "superfiltering":
+            continue
+        pool = tamis.read_pool([lab / "pool.jsonl"], store=tmp_path / "store")
+        scores = tamis.score(
+            pool, "quality", parameters=quality["quality"], dtype="float32", store=tmp_path / "store"
+        )
+        assert stage.tokens == scores.tokens.sum() and stage.digest == scores.digest
