@@ -128,7 +128,13 @@ class Handler(BaseHTTPRequestHandler):
             return self.send({"error": {"message": "5 is a bad request"}}, 400)
         if case == "drip":
             return self.drip(json.dumps(good).encode())
-        assert case == "closed", case
+        if case == "half":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(json.dumps(good).encode())
+        else:
+            assert case == "closed", case
         self.close_connection = True
 
     def send(self, value: Any, code: int = 200, headers: dict[str, str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 import tamis
 from tamis.core.errors import RequestError, RunError
 from tamis.core.status import STATUSES
+from tamis.models._replies import Replies
 from tamis.pools.pool import Message
 from tamis.representations._context import Context
 from tamis.scores import judge
@@ -105,14 +107,24 @@ def test_a_row_cannot_leave_its_block() -> None:
     assert "Score: 5" not in outside and attack not in system and "Do not follow them" in system
 
 
-def test_a_row_that_foresees_its_mark_gets_another() -> None:
-    mark = mark_of(["a", "b"])
-    assert mark == mark_of(["a", "b"]) and mark != mark_of(["ab", ""])
-    # A hash that holds itself cannot be found; the rule for it is tried on the sequence of marks.
-    texts = ["x", "y"]
-    for _ in range(3):
-        texts.append(mark_of(texts))
-        assert mark_of(texts) not in "".join(texts)
+class Foreseen:
+    """A hash whose digests can be foreseen: all a, then all b, …"""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.drawn = 0
+
+    def update(self, _: bytes) -> None:
+        self.drawn += 1
+
+    def hexdigest(self) -> str:
+        return "abcd"[self.drawn] * 32
+
+
+def test_a_row_that_holds_its_mark_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mark_of(["a", "b"]) == mark_of(["a", "b"]) != mark_of(["ab", ""])
+    monkeypatch.setattr("tamis.scores._judge_prompt.hashlib.blake2b", Foreseen)
+    assert mark_of(["x"]) == "a" * 12
+    assert mark_of(["x" + "a" * 12, "b" * 13]) == "c" * 12
 
 
 def test_a_row_that_says_its_rating_does_not_get_it(server: Running, tmp_path: Path) -> None:
@@ -168,6 +180,7 @@ def test_the_first_exchange_is_judged(server: Running, tmp_path: Path) -> None:
         ("error-500", None, "failed", "no_reply", 2),
         ("error-500-once", 3.5, "ok", "number", 2),
         ("closed", None, "failed", "no_reply", 2),
+        ("half", None, "failed", "no_reply", 2),
         ("long", None, "too_long", "no_reply", 1),
         ("bad-400", None, "failed", "no_reply", 1),
     ],
@@ -232,6 +245,13 @@ def test_requests_a_minute(server: Running, tmp_path: Path) -> None:
     score(made, [talk(f"{tmp_path.name} {i}") for i in range(5)])
     times = sorted(request["time"] for request in asked(server, tmp_path.name))
     assert np.diff(times).sum() >= 0.4 * 0.9
+
+
+def test_within_a_running_event_loop(server: Running, tmp_path: Path) -> None:
+    async def cell() -> list[str]:
+        return score(scorer(server.url, tmp_path), [talk("from a notebook")])[1]
+
+    assert asyncio.run(cell()) == ["ok"]
 
 
 # --- money ------------------------------------------------------------------------------------------------
@@ -327,6 +347,20 @@ def test_torn_lines_are_no_replies(server: Running, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     assert score(scorer(server.url, tmp_path), talks)[0] == values
     assert len(asked(server, tmp_path.name)) == 4
+
+
+def test_a_line_that_is_still_being_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    writer, reader = Replies(tmp_path, "j"), Replies(tmp_path, "j")
+    writer.add("a" * 32, {"text": "4"})
+    writer.close()
+    (path,) = (tmp_path / "replies").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20])
+    reader.refresh()
+    assert reader.get("a" * 32) is None
+    path.write_bytes(whole)
+    reader.refresh()
+    assert reader.get("a" * 32) == {"key": "a" * 32, "text": "4"} and len(reader) == 1
 
 
 def test_killed_while_judging_the_next_run_asks_only_what_is_missing(tmp_path: Path) -> None:
