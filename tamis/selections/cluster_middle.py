@@ -100,6 +100,13 @@ def middle(labels: np.ndarray, scores: np.ndarray, n: int, low: float, high: flo
     return found
 
 
+def cost_estimate(queries: int, rows: int, width: int, config: Config, limit: int) -> dict[str, float]:
+    """Floating-point operations of k-means, taken to need 30 rounds from each start; bytes of the sample."""
+    fitted = min(rows, config.sample)
+    once = 2.0 * fitted * min(config.clusters, fitted) * width
+    return {"flops": 30 * config.restarts * once, "bytes": 4.0 * fitted * width}
+
+
 def middle_slow(labels: np.ndarray, scores: np.ndarray, n: int, low: float, high: float) -> list[list[int]]:
     """The definition of `middle`, percentiles in exact arithmetic. For tests."""
     from fractions import Fraction

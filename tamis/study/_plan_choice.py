@@ -118,7 +118,7 @@ def choice_stage(
     if work is not None and work.kind == "representation":
         once = one_pass(work, known, queries)
         flops, how = once.flops, f"one pass: {once.how}; sorting {how}"
-        extra = _own_estimate(method, queries, known.rows, work.width, config, max(limits))
+        extra = own_estimate(method, queries, known.rows, work.width, config, max(limits))
         if extra:
             flops = extra["flops"]
             seconds += max(flops - once.flops, 0.0) / (numpy_peak() / 2)
@@ -134,7 +134,7 @@ def choice_stage(
     )  # fmt: skip
 
 
-def _own_estimate(
+def own_estimate(
     method: Any, queries: int, rows: int, width: int, config: Any, limit: int
 ) -> dict[str, float] | None:
     """What the method itself says a run costs, where its file has a `cost_estimate`."""
@@ -148,7 +148,7 @@ def own_seconds(strategy: Strategy, budgets: Sequence[Budget], rows: int, querie
     method = strategy.methods()[-1]
     config = method.configure(strategy.selection_parameters)
     limit = max(rows_of(budget, rows, 1.0) for budget in budgets)
-    extra = _own_estimate(method, queries, rows, _DIMENSIONS, config, limit) if queries else None
+    extra = own_estimate(method, queries, rows, _DIMENSIONS, config, limit) if queries else None
     return 0.0 if extra is None else extra["flops"] / (numpy_peak() / 2)
 
 

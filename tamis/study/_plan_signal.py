@@ -23,6 +23,7 @@ from tamis.study._plan_pool import Known
 from tamis.study._plan_rates import FRACTION, Rate, Trial, device_peak, ledger_rate, resident_bytes, tried
 from tamis.study._plan_stage import Stage
 from tamis.study.signals import Settings
+from tamis.study.strategies import Strategy
 
 CHARACTERS_PER_TOKEN = 4.0
 ROW_BYTES = 200
@@ -63,6 +64,7 @@ class Work:
         self.queries = {name: query.pool for name, query in (queries or {}).items() if query.pool is not None}
         self.config = method.configure(parameters)
         self.paid_once = False
+        self.after: Strategy | None = None  # whose first stage trains the model that this is made with
 
     def runner(self, role: str) -> Any:
         """The configured method, or None where the model's folder does not hold what it needs."""
@@ -141,7 +143,7 @@ class Work:
 
     def thing(self, known: Known, role: str) -> Thing | None:
         """The stored thing it is or would become, None where its name cannot be known."""
-        made_by = self.made_by(role) if known.digest is not None else None
+        made_by = self.made_by(role) if known.digest is not None and self.after is None else None
         if made_by is None or known.digest is None:
             return None
         recipe = signal_recipe(self.method, made_by, known.digest, known.rows)
@@ -175,6 +177,8 @@ class Work:
         how = {"rows": known.how, "tokens": how_tokens, "seconds": how_seconds, "disk": how_disk}
         if thing is None:
             how["state"] = "its name in the store is not known before the pool and the weights are here"
+            if self.after is not None:
+                how["state"] = "its name in the store is not known before its model is trained"
         return Stage(
             **of_stage, rows=rows, tokens=tokens, flops=flops, seconds=seconds, disk_bytes=disk,
             memory_bytes=memory, device_bytes=on_device, published_flops=published,

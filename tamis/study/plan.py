@@ -30,6 +30,7 @@ from tamis.study._plan_pool import Known, imagined, known_pool
 from tamis.study._plan_rates import resident_bytes
 from tamis.study._plan_signal import ROW_BYTES, Machine, Work
 from tamis.study._plan_stage import Plan, Stage
+from tamis.study._plan_training import pre_stages
 from tamis.study.budget import Budget
 from tamis.study.signals import Settings
 from tamis.study.strategies import Strategy
@@ -125,7 +126,7 @@ def _planned(asked: Asked, lm: LanguageModel | None, loading: float, scratch: Pa
     if rendering is not None:
         made.append(rendering[0])
         per_row = rendering[1]
-    made += _signals(asked, works, pool, queries)
+    made += _signals(asked, works, pool, queries, per_row)
     asking = sum(query.rows for query in queries.values())
     made += [
         choice_stage(s, asked.budgets, works.get(_key(s)), pool, asking, per_row) for s in asked.strategies
@@ -140,7 +141,8 @@ def _planned(asked: Asked, lm: LanguageModel | None, loading: float, scratch: Pa
 
 
 def _key(strategy: Strategy) -> str:
-    return _key_of(str(strategy.signal), strategy.signal_parameters)
+    after = f" after training: {strategy.name}" if strategy.pre is not None else ""
+    return _key_of(str(strategy.signal), strategy.signal_parameters) + after
 
 
 def _key_of(name: str, parameters: Mapping[str, Any]) -> str:
@@ -160,15 +162,23 @@ def _works(
             add(_key_of(*part), "representation", REPRESENTATIONS[part[0]], part[1])
         found.setdefault(key, work)
 
-    for strategy in asked.strategies:
+    for strategy in _with_first(asked.strategies):
         if strategy.signal is not None and _key(strategy) not in found:
             kind = "representation" if strategy.representation else "scores"
             add(_key(strategy), kind, strategy.methods()[0], strategy.signal_parameters)
+            found[_key(strategy)].after = strategy if strategy.pre is not None else None
         if strategy.vectors is not None:
             parameters = strategy.vector_parameters
             key = _key_of(strategy.vectors, parameters)
             add(key, "representation", REPRESENTATIONS[strategy.vectors], parameters)
     return found
+
+
+def _with_first(strategies: Sequence[Strategy]) -> list[Strategy]:
+    """Every strategy, each after the one that chooses the rows of the stage before it."""
+    return [
+        one for strategy in strategies for one in (strategy.pre and strategy.pre.strategy, strategy) if one
+    ]
 
 
 def _machine_of(method: Method, parameters: Mapping[str, Any], machine: Machine) -> Machine:
@@ -272,14 +282,19 @@ def _rendering(machine: Machine, pool: Known, works: Mapping[str, Work]) -> tupl
 
 
 def _signals(
-    asked: Asked, works: Mapping[str, Work], pool: Known, queries: Mapping[str, Known]
+    asked: Asked, works: Mapping[str, Work], pool: Known, queries: Mapping[str, Known], per_row: float
 ) -> list[Stage]:
-    """Queries first, as `select` does it, then the pool; no queries for the vectors beside a score."""
+    """Queries first, as `select` does it, then the pool; no queries for the vectors beside a score; before a
+    score by a model that is trained first, the stages of that."""
     found = []
-    apart = {_key_of(s.vectors, s.vector_parameters) for s in asked.strategies if s.vectors is not None}
-    apart -= {_key(strategy) for strategy in asked.strategies if strategy.representation is not None}
+    strategies = _with_first(asked.strategies)
+    apart = {_key_of(s.vectors, s.vector_parameters) for s in strategies if s.vectors is not None}
+    apart -= {_key(strategy) for strategy in strategies if strategy.representation is not None}
     for key, work in works.items():
         name = work.method.name
+        if work.after is not None and work.after.pre is not None:
+            found += pre_stages(work.after, works[_key(work.after.pre.strategy)], pool, per_row)
+            name += " with the trained model"
         if work.kind == "representation" and key not in apart:
             found += [work.stage(f"encode query {task} by {name}", q, "query") for task, q in queries.items()]
         found.append(
@@ -300,8 +315,9 @@ def expected(pool: Pool, request: Request) -> tuple[float, float]:
         lm, _ = _described(settings)
         machine = Machine(settings.store, settings, lm, _has_weights(lm), None, calibrate=False)
         asked = Asked(passing, request.budgets, settings=settings)
-        for work in _works(asked, machine, known).values():
-            stage = work.stage(work.method.name, known)
+        works = _works(asked, machine, known)
+        per_row = known.characters / 4 / max(known.rows, 1)
+        for stage in _signals(asked, works, known, {}, per_row):
             seconds, disk = seconds + stage.seconds, disk + stage.disk_bytes
     queries = sum(map(len, request.queries.values()))
     for strategy in request.strategies:

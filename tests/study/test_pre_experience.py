@@ -15,6 +15,9 @@ from tamis.core.files import read_json
 from tamis.core.store import Store
 from tamis.lab import NANO, write_lab
 from tamis.models import train as training
+from tamis.study.budget import Budget
+from tamis.study.plan import Asked, plan
+from tamis.study.signals import Settings
 from tamis.study.stored import stored_subsets
 from tamis.study.strategies import parse_settings, resolve
 
@@ -130,3 +133,28 @@ def test_a_base_that_cannot_be_trained_is_refused_before_any_work(lab: Path, tmp
     with pytest.raises(RequestError, match="merge it into its base first"):
         chosen(lab, tmp_path / "store", model=str(adapter))
     assert not (tmp_path / "store" / "scores").exists()
+
+
+def test_the_plan_has_every_stage_of_it(lab: Path, tmp_path: Path) -> None:
+    settings = Settings(store=tmp_path, model=str(NANO), device="cpu")
+    strategies = resolve(["cherry", "ifd"], SMALL)
+    asked = Asked(strategies, [Budget(20, "rows")], [str(lab / "pool.jsonl")], settings=settings)
+    before = plan(asked)
+    names = [stage.name for stage in before.stages]
+    rows = next(stage.rows for stage in before.stages if stage.name == "train the model of cherry")
+    order = [
+        "score the pool by perplexity",
+        "encode the pool by prompt-mean",
+        f"choose cherry-first ({rows})",
+        "train the model of cherry",
+        "score the pool by ifd with the trained model",
+        "score the pool by ifd",
+    ]
+    assert [name for name in names if name in order] == order
+    training_stage = before.stages[names.index("train the model of cherry")]
+    assert training_stage.flops == pytest.approx(6 * 2_632_128 * training_stage.tokens)
+    assert training_stage.seconds > 0 and training_stage.disk_bytes > 4 * 2_600_000
+    chosen(lab, tmp_path, strategy=["cherry", "ifd"], budget=[20])
+    states = {stage.name: stage.state for stage in plan(asked).stages}
+    assert states["score the pool by perplexity"] == states["score the pool by ifd"] == "complete"
+    assert states["score the pool by ifd with the trained model"] == "missing"  # its name cannot be known
