@@ -52,6 +52,7 @@ RUNNING = (
 )  # fmt: skip
 """Parameters that say how and where it runs, and are in no recipe."""
 
+UNRATED = 0.05  # share of rows from which it is said
 SAMPLE = 2048  # rows that an estimate reads
 _EXCERPT = 120
 
@@ -161,6 +162,7 @@ class JudgeScorer:
         self.replies = Replies(context.store, digest(self.recipe))
         self.spending = config.spending()
         self.execution: dict[str, Any] = {}
+        self._served: set[str] = set()
 
     @cached_property
     def _client(self) -> Client:
@@ -280,6 +282,7 @@ class JudgeScorer:
 
     def _take(self, row: _Row, reply: Reply) -> None:
         row.asked += 1
+        self._served.add(reply.model)
         if reply.input_tokens is not None and reply.output_tokens is not None:
             row.usage[0] += reply.input_tokens
             row.usage[1] += reply.output_tokens
@@ -336,7 +339,17 @@ class JudgeScorer:
             "new_calls": self.spending.calls - before[0],
             "new_usd": round(self.spending.usd - before[1], 6),
             "later_turns_unjudged": later,
+            "served_as": sorted(self._served),  # more than one: the server has changed what answers
         }
+
+    def warns(self, values: np.ndarray) -> list[str]:
+        """Said of stored ratings (n,) when many are missing."""
+        missing = int(np.isnan(values).sum())
+        if missing <= UNRATED * len(values):
+            return []
+        return [
+            f"{missing:,} of {len(values):,} rows have no rating: see their statuses, and the judge's replies"
+        ]
 
     def facts(self, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Of a stored score: rows by class of reply; and what this command spent."""

@@ -59,6 +59,8 @@ def test_from_a_server_to_subsets(server: Running, tmp_path: Path) -> None:
     assert status == {"ok": 60, "empty_response": 1, "parse_error": 3, "refused": 1}
     told = manifest["execution"]["signals"]["alpagasus"]
     assert told["replies"] == {"none": 1, "number": 60, "no_number": 3, "refusal": 1, "asked_again": 3}
+    assert "served-model" in (tmp_path / "store" / "ledger.jsonl").read_text()
+    assert any("5 of 65 rows have no rating" in warning for warning in first.facts["warnings"])
     assert told["spent"]["calls"] == requests and told["spent"]["usd"] == pytest.approx(requests * 1e-4)
     assert server.url not in json.dumps(manifest["recipe"]) and "m" in json.dumps(manifest["recipe"])
     sums = list(manifest["ledger"].values())
