@@ -21,9 +21,10 @@ class Method:
     docstring of its file, which is its card. `version` rises by one when outputs change. `seeded`: the result
     depends on a seed. `nested`: a smaller budget gives a prefix of a larger one. `needs`: what the caller
     must supply (words such as "model", "query", "sources"). `compare` (representations only) builds the
-    similarity of query and pool rows from their stored arrays; None is the cosine of dense vectors. `paths`:
-    parameters that name files or servers, and that say how these are read; in recipes the contents stand in
-    their place.
+    similarity of query and pool rows from their stored arrays; None is the cosine of dense vectors. `derive`
+    (scores only) gives (values (n,), status (n,)) from (config, stored columns, status); None: they are
+    stored. `paths`: parameters that name files or servers, and that say how these are read; in recipes the
+    contents stand in their place.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Method:
     nested: bool = True
     needs: tuple[str, ...] = ()
     compare: Callable[..., Any] | None = None
+    derive: Callable[..., Any] | None = None
     paths: tuple[str, ...] = ()
 
     @property

@@ -196,13 +196,18 @@ class DigitScorer:
 
     def derive(self, stored: Mapping[str, np.ndarray], status: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values (n,) by `turns`, and statuses (n,)."""
-        if self.turns == "first":
-            values = stored[f"{self._key}_first"]
-        else:
-            values = stored[self._key]
-            if self.turns == "mean":
-                values = values / np.maximum(stored["turns"], 1)
-        return np.where(status <= code("truncated"), values, np.nan), status
+        return derived(self._key, self.turns, stored, status)
+
+
+def derived(
+    key: str, turns: str, stored: Mapping[str, np.ndarray], status: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values (n,) and statuses (n,) from the sums, first turns and numbers of turns that are stored."""
+    if turns == "first":
+        values = stored[f"{key}_first"]
+    else:
+        values = stored[key] / np.maximum(stored["turns"], 1) if turns == "mean" else stored[key]
+    return np.where(status <= code("truncated"), values, np.nan), status
 
 
 def _by_row(

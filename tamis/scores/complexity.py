@@ -15,11 +15,14 @@ logits of "1" to "6".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from tamis.core.method import Method
 from tamis.representations._context import Context
-from tamis.scores._digits import Asker, DigitScorer, check_turns
+from tamis.scores._digits import Asker, DigitScorer, check_turns, derived
 
 
 @dataclass(frozen=True)
@@ -40,4 +43,19 @@ def prepare(config: Config, context: Context) -> DigitScorer:
     return DigitScorer([asker], config.turns)
 
 
-METHOD = Method("complexity", prepare, Config, __doc__ or "", needs=("scorer",), paths=("model", "prompt"))
+def derive(
+    config: Config, stored: Mapping[str, np.ndarray], status: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values (n,) and statuses (n,) from what is stored of each row."""
+    return derived("complexity", config.turns, stored, status)
+
+
+METHOD = Method(
+    "complexity",
+    prepare,
+    Config,
+    __doc__ or "",
+    needs=("scorer",),
+    derive=derive,
+    paths=("model", "prompt"),
+)

@@ -16,11 +16,14 @@ and (3, 5) give 23, one of (4, 5) gives 20.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from tamis.core.method import Method
 from tamis.representations._context import Context
-from tamis.scores._digits import Asker, DigitScorer, check_turns
+from tamis.scores._digits import Asker, DigitScorer, check_turns, derived
 
 SCORES = ("product", "quality", "complexity")
 
@@ -53,11 +56,19 @@ def prepare(config: Config, context: Context) -> DigitScorer:
     return DigitScorer(askers, config.turns)
 
 
+def derive(
+    config: Config, stored: Mapping[str, np.ndarray], status: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values (n,) and statuses (n,) from what is stored of each row."""
+    return derived(config.score, config.turns, stored, status)
+
+
 METHOD = Method(
     "deita",
     prepare,
     Config,
     __doc__ or "",
     needs=("scorer",),
+    derive=derive,
     paths=("complexity_model", "quality_model", "complexity_prompt", "quality_prompt"),
 )

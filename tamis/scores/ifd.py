@@ -48,6 +48,18 @@ class Config:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
 
 
+def derived(
+    config: Config, stored: Mapping[str, np.ndarray], status: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values (n,) and statuses (n,) from the losses and their statuses."""
+    given, alone = stored["nll_response"], stored["nll_direct"]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        values = given / alone if config.ratio == "loss" else np.exp(given - alone)
+    scored = status <= code("truncated")
+    status = np.where(scored & ~np.isfinite(values), code("non_finite"), status).astype(np.uint8)
+    return np.where(status <= code("truncated"), values, np.nan), status
+
+
 class IfdScorer(LikelihoodScorer):
     """Derives the ratio from the stored losses."""
 
@@ -57,12 +69,7 @@ class IfdScorer(LikelihoodScorer):
 
     def derive(self, stored: Mapping[str, np.ndarray], status: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values (n,) and statuses (n,) from the losses and their statuses."""
-        given, alone = stored["nll_response"], stored["nll_direct"]
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            values = given / alone if self.config.ratio == "loss" else np.exp(given - alone)
-        scored = status <= code("truncated")
-        status = np.where(scored & ~np.isfinite(values), code("non_finite"), status).astype(np.uint8)
-        return np.where(status <= code("truncated"), values, np.nan), status
+        return derived(self.config, stored, status)
 
     def warnings_of(self, values: np.ndarray) -> list[str]:
         """What a reader of these values should know."""
@@ -81,4 +88,4 @@ def prepare(config: Config, context: Context) -> IfdScorer:
     return IfdScorer(config, context)
 
 
-METHOD = Method("ifd", prepare, Config, __doc__ or "", needs=("model",))
+METHOD = Method("ifd", prepare, Config, __doc__ or "", needs=("model",), derive=derived)

@@ -55,6 +55,18 @@ class Config:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
 
 
+def derived(
+    config: Config, stored: Mapping[str, np.ndarray], status: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values (n,) and statuses (n,) from the losses and their statuses."""
+    if config.tokens == "prompt":
+        return stored["values"], status
+    values = stored["nll_all" if config.tokens == "all" else "nll_response"].copy()
+    if config.compatible and config.tokens == "all":
+        status = np.where(np.isfinite(values) & (status > code("truncated")), code("ok"), status)
+    return np.where(status <= code("truncated"), values, np.nan), status.astype(np.uint8)
+
+
 class PerplexityScorer(LikelihoodScorer):
     """Derives the mean from the stored losses."""
 
@@ -65,10 +77,7 @@ class PerplexityScorer(LikelihoodScorer):
 
     def derive(self, stored: Mapping[str, np.ndarray], status: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values (n,) and statuses (n,) from the losses and their statuses."""
-        values = stored["nll_all" if self.config.tokens == "all" else "nll_response"].copy()
-        if self.config.compatible and self.config.tokens == "all":
-            status = np.where(np.isfinite(values) & (status > code("truncated")), code("ok"), status)
-        return np.where(status <= code("truncated"), values, np.nan), status.astype(np.uint8)
+        return derived(self.config, stored, status)
 
 
 class PromptScorer(LikelihoodScorer):
@@ -82,6 +91,10 @@ class PromptScorer(LikelihoodScorer):
         """Weights, text and part; no device and no batching."""
         names = ("model", "renderer", "model_dtype")
         return {"part": "prompt", **{name: super(PromptScorer, self).recipe[name] for name in names}}
+
+    def count_tokens(self, conversations: Sequence[Sequence[Message]]) -> list[int]:
+        """Tokens of each prompt."""
+        return [len(row.ids) for row in self.renderer.render_prompts(conversations)]
 
     def score(self, conversations: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> Scored:
         """Mean loss of b prompts."""
@@ -107,4 +120,4 @@ def prepare(config: Config, context: Context) -> LikelihoodScorer:
     return (PromptScorer if config.tokens == "prompt" else PerplexityScorer)(config, context)
 
 
-METHOD = Method("perplexity", prepare, Config, __doc__ or "", needs=("model",))
+METHOD = Method("perplexity", prepare, Config, __doc__ or "", needs=("model",), derive=derived)

@@ -123,7 +123,7 @@ def score(
             return dict(getattr(scorer, "execution", {}))
 
         make_shards(Store(store), thing, bounds, make, method=chosen.name, execution=running, share=share)
-    hooks = (getattr(scorer, name, None) for name in ("derive", "warns"))
+    hooks = (getattr(scorer, name, None) for name in ("derive", "warnings_of"))
     found = Scores(chosen, config, thing, pool.ids, running(), *hooks)
     facts = getattr(scorer, "facts", None)  # of what is stored, for the manifest
     if facts is not None and thing.state == "complete":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +103,14 @@ def _rows_signal(root: Path, pool: Pool, subset: StoredSubset) -> Representation
     if described is None or not subset.signals:
         return None
     name, parameters = described["method"], described["parameters"]
-    for kind, family, made in (
-        ("representation", REPRESENTATIONS, Representation),
-        ("scores", SCORES, Scores),
-    ):
+    for kind, family in (("representation", REPRESENTATIONS), ("scores", SCORES)):
         thing = _thing(root, kind, subset.signals[0]) if name in family else None
         if thing is not None:
-            found: Representation | Scores = made(
-                family[name], family[name].configure(parameters), thing, pool.ids, {}
-            )
-            return found
+            method, config = family[name], family[name].configure(parameters)
+            if kind == "scores":
+                derive = None if method.derive is None else partial(method.derive, config)
+                return Scores(method, config, thing, pool.ids, {}, derive)
+            return Representation(method, config, thing, pool.ids, {})
     return None
 
 

@@ -153,7 +153,8 @@ def _signal(thing: Thing, position: int) -> dict[str, Any]:
             continue
     if reason := thing.reasons(shard).get(at):
         found["reason"] = reason
-    if thing.kind == "scores" and statuses.scored(np.array([code]))[0]:
+    # What several scores are derived from is no score yet; the subsets below say what it came to.
+    if thing.kind == "scores" and "stored_as" not in made_by and statuses.scored(np.array([code]))[0]:
         found["value"] = float(thing.array(shard, "values")[at])
         if thing.state == "complete":
             found |= _rank(thing, position)

@@ -208,3 +208,28 @@ def test_the_plan_counts_the_scorers_own_model(lab: Path, tmp_path: Path) -> Non
             pool, "quality", parameters=quality["quality"], dtype="float32", store=tmp_path / "store"
         )
         assert stage.tokens == scores.tokens.sum() and stage.digest == scores.digest
+
+
+def test_trace_shows_the_score_and_not_what_it_is_derived_from(pool: Pool, tmp_path: Path) -> None:
+    parameters = {"quality": {"model": str(NANO), "prompt": "plain", "turns": "mean"}}
+    for strategy, name, given in (
+        ("ifd", "ifd", {}),
+        ("quality/top-k", "quality", parameters["quality"]),
+    ):
+        chosen(pool, tmp_path, strategy, 5, parameters=parameters if name == "quality" else None)
+        scores = tamis.score(
+            pool, name, model=str(NANO), dtype="float32", parameters=given, store=tmp_path / "store"
+        )
+        left = int(np.nanargmin(scores.values))
+        (place,) = trace(str(pool.ids[left]), tmp_path / "store")["rows"]
+        (facts,) = [each for each in place["subsets"] if each["strategy"] == strategy]
+        assert facts["score"] == pytest.approx(scores.values[left])
+        assert all("value" not in signal for signal in place["signals"])
+
+
+def test_warnings_of_a_score_reach_who_reads_it(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tamis.scores.ifd.MUCH_ABOVE_ONE", 0.0)
+    scores = tamis.score(pool, "ifd", model=str(NANO), dtype="float32", store=tmp_path / "store")
+    assert (scores.values > 1).any() and "have IFD above 1" in scores.warnings[0]
