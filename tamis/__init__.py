@@ -20,6 +20,7 @@ _PUBLIC = {
     "score": "tamis.scores.score",
     "choose": "tamis.selections",
     "select": "tamis.study.select",
+    "train": "tamis.models.train",
     "export": "tamis.pools.export",
     "report": "tamis.study.report",
     "REPRESENTATIONS": "tamis.representations",

@@ -57,7 +57,7 @@ def experience(pre: Pre, pool: Pool, request: Request) -> Experience:
 
     settings = request.settings
     first = replace(
-        request, strategies=[pre.strategy], budgets=[Budget(pre.rows, "rows")], queries={}, within=None,
+        request, strategies=[pre.strategy], budgets=[Budget(pre.rows, "rows")], within=None,
         allow_underflow=True, exclude=(), report=False,
     )  # fmt: skip
     (subset,) = run(pool, first, None)

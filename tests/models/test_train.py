@@ -157,6 +157,30 @@ def test_never_trained_twice_and_ranks_play_no_part(tmp_path: Path, monkeypatch:
             nano(tmp_path, **{"recipe": recipe, "pool": Ranked([0, 1, 4]), **other})
 
 
+@pytest.mark.parametrize(
+    ("recipe", "given", "near"),
+    [
+        ({"compute": "bfloat16"}, {}, 0.02),
+        ({"weights": "bfloat16"}, {}, 0.02),
+        ({}, {"gradient_checkpointing": True}, 1e-6),
+        ({"neftune": 15}, {}, None),
+        ({"schedule": "constant"}, {}, 1e-6),
+    ],
+)
+def test_ways_of_computing(
+    recipe: dict[str, Any], given: dict[str, Any], near: float | None, tmp_path: Path
+) -> None:
+    plain = nano(tmp_path, {"epochs": 2, "batch_rows": 4}).summary["loss_first"]
+    made = nano(tmp_path / "other", {"epochs": 2, "batch_rows": 4, **recipe}, **given)
+    assert np.isfinite(made.summary["loss_last"])
+    if near is not None:
+        assert made.summary["loss_first"] == pytest.approx(plain, rel=near)
+    else:
+        assert abs(made.summary["loss_first"] - plain) > 1e-3  # noise on the embeddings
+    if given:  # how it is run is no part of the model's name
+        assert made.digest == nano(tmp_path, {"epochs": 2, "batch_rows": 4}).digest
+
+
 def test_packed_with_the_loss_of_every_token(tmp_path: Path) -> None:
     made = nano(
         tmp_path, {"packed": True, "loss_on_prompt": True, "max_tokens": 40, "epochs": 1, "batch_rows": 2}

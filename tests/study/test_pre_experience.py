@@ -135,6 +135,17 @@ def test_a_base_that_cannot_be_trained_is_refused_before_any_work(lab: Path, tmp
     assert not (tmp_path / "store" / "scores").exists()
 
 
+def test_rows_that_are_left_out_are_not_trained_on_either(lab: Path, tmp_path: Path) -> None:
+    query = sorted((lab / "queries").glob("*.jsonl"))[0]
+    leaked = tmp_path / "leaked.jsonl"
+    leaked.write_bytes(query.read_bytes() + (lab / "pool.jsonl").read_bytes().splitlines()[0] + b"\n")
+    subset = chosen(lab, tmp_path / "store", query={"task": leaked}, decontaminate="drop")
+    model = tmp_path / "store" / "model" / subset.facts["pre"]["model"]
+    assert subset.pool.ids[0] not in (model / "ids.txt").read_text().split()
+    assert 0 not in subset.positions
+    assert subset.facts["pre"]["choice"]["usable_rows"] < len(subset.pool)
+
+
 def test_the_plan_has_every_stage_of_it(lab: Path, tmp_path: Path) -> None:
     settings = Settings(store=tmp_path, model=str(NANO), device="cpu")
     strategies = resolve(["cherry", "ifd"], SMALL)
