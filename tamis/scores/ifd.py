@@ -88,4 +88,4 @@ def prepare(config: Config, context: Context) -> IfdScorer:
     return IfdScorer(config, context)
 
 
-METHOD = Method("ifd", prepare, Config, __doc__ or "", needs=("model",), derive=derived)
+METHOD = Method("ifd", prepare, Config, __doc__ or "", needs=("model",), derive=derived, paths=("model",))

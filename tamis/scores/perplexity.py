@@ -120,4 +120,6 @@ def prepare(config: Config, context: Context) -> LikelihoodScorer:
     return (PromptScorer if config.tokens == "prompt" else PerplexityScorer)(config, context)
 
 
-METHOD = Method("perplexity", prepare, Config, __doc__ or "", needs=("model",), derive=derived)
+METHOD = Method(
+    "perplexity", prepare, Config, __doc__ or "", needs=("model",), derive=derived, paths=("model",)
+)

@@ -70,6 +70,8 @@ def keep_subset(subset: Subset, store: Path, recipe: Mapping[str, Any], signals:
     looks_at_others = "exclude" in method.needs
     foreign = ("strategies", "budgets") if looks_at_others else ("strategies", "budgets", "exclude")
     own = {key: value for key, value in recipe.items() if key not in foreign}
+    if contents := {k: v for k, v in own.pop("contents", {}).items() if k == subset.strategy.name}:
+        own["contents"] = contents
     if not set(method.needs) <= {"similarity", "vectors", "sources"}:
         own["beside"] = recipe["strategies"]
     elif not subset.strategy.needs_query:

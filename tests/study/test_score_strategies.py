@@ -18,6 +18,7 @@ from tamis.pools.pool import Pool
 from tamis.study.budget import parse_budget
 from tamis.study.plan import Asked, plan
 from tamis.study.signals import Settings
+from tamis.study.stored import stored_subsets
 from tamis.study.strategies import parse_settings, resolve
 from tamis.study.trace import trace
 
@@ -49,7 +50,7 @@ def query_of(lab: Path) -> dict[str, str]:
     return {"t": str(sorted((lab / "queries").glob("*.jsonl"))[0])}
 
 
-def chosen(pool: Pool, tmp_path: Path, strategy: str, budget: int = 10, **given: Any) -> tamis.Subset:
+def chosen(pool: Pool, tmp_path: Path, strategy: Any, budget: int = 10, **given: Any) -> Any:
     options: dict[str, Any] = {"model": str(NANO), "dtype": "float32", "device": "cpu", "report": False}
     return tamis.select(
         pool, strategy=strategy, budget=budget, store=tmp_path / "store", **{**options, **given}
@@ -166,13 +167,23 @@ def test_trace_tells_of_a_row_without_a_vector(pool: Pool, tmp_path: Path) -> No
 def test_the_scorer_is_part_of_the_request_by_its_contents(pool: Pool, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(NANO, copy)
-    digests = []
-    for model in (str(NANO), str(copy)):
-        out = tmp_path / Path(model).name
-        parameters = {"quality": {"model": model, "prompt": "plain"}}
-        chosen(pool, tmp_path, "quality/top-k", model=None, parameters=parameters, out=out)
-        digests.append(json.loads((out / "manifest.json").read_text())["recipe"])
-    assert digests[0] == digests[1]
+    for strategy, more in (("quality/top-k", {"prompt": "plain"}), ("superfiltering", {})):
+        recipes = []
+        for model in (str(NANO), str(copy)):
+            out = tmp_path / strategy[:5] / Path(model).name
+            name = "quality" if more else "ifd"
+            parameters = {name: {"model": model, **more}}
+            chosen(pool, tmp_path, strategy, model=None, parameters=parameters, out=out)
+            recipes.append(json.loads((out / "manifest.json").read_text())["recipe"])
+        assert recipes[0] == recipes[1]
+        assert str(tmp_path) not in json.dumps(recipes)
+
+
+def test_a_stored_subset_does_not_depend_on_the_strategies_beside_it(pool: Pool, tmp_path: Path) -> None:
+    alone = [chosen(pool, tmp_path, "ifd", 5)]
+    beside = chosen(pool, tmp_path, ["ifd", "superfiltering", "random"], 5)
+    kept = [s for s in stored_subsets(tmp_path / "store") if s.strategy == "ifd"]
+    assert len(kept) == 1 and alone[0].positions.tolist() == beside[0].positions.tolist()
 
 
 def test_settings_and_faults() -> None:
