@@ -342,7 +342,7 @@ class JudgeScorer:
             "served_as": sorted(self._served),  # more than one: the server has changed what answers
         }
 
-    def warns(self, values: np.ndarray) -> list[str]:
+    def warnings_of(self, values: np.ndarray) -> list[str]:
         """Said of stored ratings (n,) when many are missing."""
         missing = int(np.isnan(values).sum())
         if missing <= UNRATED * len(values):
