@@ -85,12 +85,14 @@ class PromptScorer(LikelihoodScorer):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__("perplexity", context, config.model, "first", whole=True, direct=False)
+        self.compatible = config.compatible
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """Weights, text and part; no device and no batching."""
         names = ("model", "renderer", "model_dtype")
-        return {"part": "prompt", **{name: super(PromptScorer, self).recipe[name] for name in names}}
+        own = {"part": "prompt", "compatible": self.compatible}
+        return {**own, **{name: super(PromptScorer, self).recipe[name] for name in names}}
 
     def count_tokens(self, conversations: Sequence[Sequence[Message]]) -> list[int]:
         """Tokens of each prompt."""
@@ -103,6 +105,10 @@ class PromptScorer(LikelihoodScorer):
         status[[row.status in ("ok", "truncated") and len(row.ids) < 2 for row in rendered]] = code(
             "no_target_tokens"
         )
+        if not self.compatible:
+            for i, messages in enumerate(conversations):
+                if status[i] <= code("truncated"):
+                    status[i] = code(_answered(messages, rendered[i].status))
         reasons = {i: row.reason for i, row in enumerate(rendered) if row.reason}
         rows = np.flatnonzero(status <= code("truncated"))
         sequences = [rendered[row].ids for row in rows]
@@ -113,6 +119,12 @@ class PromptScorer(LikelihoodScorer):
             self._broken(row, k, values, status, reasons)
         values[status > code("truncated")] = np.nan
         return Scored(values, status, np.array([len(row.ids) for row in rendered], np.int32), reasons)
+
+
+def _answered(messages: Sequence[Message], status: str) -> str:
+    """`status`, unless there is no answer to the prompt or it is blank."""
+    answer = next((message.content for message in messages if message.role == "assistant"), None)
+    return "no_target_tokens" if answer is None else status if answer.strip() else "empty_response"
 
 
 def prepare(config: Config, context: Context) -> LikelihoodScorer:

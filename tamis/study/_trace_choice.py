@@ -72,6 +72,8 @@ def _why_not(root: Path, pool: Pool, position: int, subset: StoredSubset) -> dic
                 "signal": beside.digest,
             }
     found: dict[str, Any] = {"reason": "below the budget", "last_chosen_score": last}
+    if subset.budget.isdecimal() and len(subset.positions) < int(subset.budget):
+        found = {"reason": f"the selection ended at {len(subset.positions)} rows without it"}
     source = _source(root, pool, subset, rows)
     if isinstance(source, Similarity):
         similar = source.columns(np.array([position]))[:, 0]

@@ -193,15 +193,21 @@ def test_golden_perplexity_and_ifd(conforms: Conformance) -> None:
 
 
 def test_the_prompt_alone_is_what_comes_before_the_first_answer() -> None:
-    scorer = perplexity.prepare(perplexity.Config(tokens="prompt"), context())
-    talks = [[USER, ANSWER, *SECOND], [ANSWER], [USER]]
+    scorer = perplexity.prepare(perplexity.Config(tokens="prompt", compatible=True), context())
+    talks = [[USER, ANSWER, *SECOND], [ANSWER], [USER], [USER, Message("assistant", " ")]]
     found = scorer.score(talks, lambda tokens: None)
     values, status = found.values, found.status
     row = scorer.renderer.render([USER, ANSWER])
     before = row.ids[: int(row.mask.argmax())]
     np.testing.assert_array_equal(scorer.renderer.render_prompts(talks[:1])[0].ids, before)
     assert values[0] == pytest.approx(losses_slow(scorer, before).mean(), rel=1e-5) == values[2]
-    assert [int(x) for x in status] == [code("ok"), code("no_target_tokens"), code("ok")]
+    assert [int(x) for x in status] == [code("ok"), code("no_target_tokens"), code("ok"), code("ok")]
+    strict = perplexity.prepare(perplexity.Config(tokens="prompt"), context())
+    words = ["ok", "no_target_tokens", "no_target_tokens", "empty_response"]
+    left = strict.score(talks, lambda tokens: None)
+    assert [int(x) for x in left.status] == [code(word) for word in words]
+    assert values[0] == left.values[0] and np.isnan(left.values[1:]).all()
+    assert strict.recipe != scorer.recipe
     assert np.isnan(values[1]) and found.reasons == {1: "nothing comes before the first answer"}
     short = perplexity.prepare(perplexity.Config(tokens="prompt"), context(max_tokens=5))
     found = short.score(talks[:1], lambda tokens: None)

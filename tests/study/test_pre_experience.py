@@ -20,6 +20,7 @@ from tamis.study.plan import Asked, plan
 from tamis.study.signals import Settings
 from tamis.study.stored import stored_subsets
 from tamis.study.strategies import parse_settings, resolve
+from tamis.study.trace import trace
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -88,6 +89,24 @@ def test_the_same_recipe_gives_the_same_bytes_and_trains_once(
     assert again.facts["pre"] == first.facts["pre"]
 
 
+def test_trace_says_that_the_first_stage_ended_without_a_row(lab: Path, tmp_path: Path) -> None:
+    subset = chosen(lab, tmp_path)
+    (first,) = [found for found in stored_subsets(tmp_path) if found.strategy == "cherry-first"]
+    usable = tamis.score(
+        subset.pool,
+        "perplexity",
+        model=str(NANO),
+        device="cpu",
+        store=tmp_path,
+        parameters={"tokens": "prompt"},
+    ).values
+    left = next(row for row in np.flatnonzero(np.isfinite(usable)) if row not in first.positions)
+    entries = trace(str(subset.pool.ids[left]), tmp_path)["rows"][0]["subsets"]
+    (entry,) = [entry for entry in entries if entry["strategy"] == "cherry-first"]
+    assert not entry["chosen"]
+    assert entry["reason"] == f"the selection ended at {len(first.positions)} rows without it"
+
+
 def test_skipped_it_is_ifd(lab: Path, tmp_path: Path) -> None:
     skipped = chosen(lab, tmp_path, parameters={"cherry": {"pre": False}})
     plain = chosen(lab, tmp_path, strategy="ifd", parameters={})
@@ -130,6 +149,7 @@ def test_a_base_that_cannot_be_trained_is_refused_before_any_work(lab: Path, tmp
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(NANO)}))
+    (adapter / "adapter_model.safetensors").write_bytes(b"never read")
     with pytest.raises(RequestError, match="merge it into its base first"):
         chosen(lab, tmp_path / "store", model=str(adapter))
     assert not (tmp_path / "store" / "scores").exists()
