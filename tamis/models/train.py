@@ -266,7 +266,7 @@ class _Run:
     def _arguments(self, work: Path) -> Any:
         asked, recipe = self.asked, self.asked.recipe
         schedules = {"constant": "constant_with_warmup"}
-        return need("transformers", extra="lm").TrainingArguments(
+        arguments = need("transformers", extra="lm").TrainingArguments(
             output_dir=str(work),
             num_train_epochs=recipe.epochs,
             per_device_train_batch_size=self.micro_rows,
@@ -294,6 +294,9 @@ class _Run:
             remove_unused_columns=False,
             dataloader_num_workers=0,
         )
+        # Where several devices are visible the library would split every micro-batch over them.
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+        return arguments
 
     def _epoch_weights(self) -> list[Any]:
         from tamis.models._trainer import EpochWeights
