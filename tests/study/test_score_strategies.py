@@ -155,13 +155,22 @@ def test_the_plan_names_what_select_makes(lab: Path, tmp_path: Path) -> None:
     assert all(s.state == "complete" for s in plan(request).stages if s.digest)
 
 
-def test_trace_tells_of_a_row_without_a_vector(pool: Pool, tmp_path: Path) -> None:
-    subset = chosen(pool, tmp_path, "deita", parameters=DEITA, allow_underflow=True)
-    left = next(row for row in range(len(pool)) if row not in set(subset.positions.tolist()))
-    (place,) = trace(str(pool.ids[left]), tmp_path / "store")["rows"]
-    (facts,) = [each for each in place["subsets"] if each["strategy"] == "deita"]
-    assert not facts["chosen"] and facts["reason"] in ("below the budget", "not usable")
-    assert {signal["method"] for signal in place["signals"]} >= {"digits", "rds-eos"}
+def test_a_row_with_a_score_and_no_vector_has_its_status_and_trace_says_so(tmp_path: Path) -> None:
+    texts = [("Name a colour.", "Red."), ("?!", "..."), ("Count to three.", "One two three.")]
+    rows = [
+        {"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]} for a, b in texts
+    ]
+    path = tmp_path / "pool.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    pool = tamis.read_pool([path], store=tmp_path / "store")
+    parameters = {**DEITA, "diversity-threshold": {"vectors": "ngrams"}}
+    subset = chosen(pool, tmp_path, "deita", 2, parameters=parameters)
+    assert sorted(subset.positions.tolist()) == [0, 2]
+    assert subset.facts["status"] == {"ok": 2, "no_target_tokens": 1}
+    (place,) = trace(str(pool.ids[1]), tmp_path / "store")["rows"]
+    (facts,) = place["subsets"]
+    assert facts["reason"] == "not usable" and facts["detail"] == "no ngrams vector: no_target_tokens"
+    assert {signal["method"] for signal in place["signals"]} >= {"digits", "ngrams"}
 
 
 def test_the_scorer_is_part_of_the_request_by_its_contents(pool: Pool, tmp_path: Path) -> None:
