@@ -25,7 +25,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def kernel(vectors: np.ndarray, name: str = "cosine") -> np.ndarray:
-    wide = unit(vectors.astype(np.float64))
+    wide = unit(vectors.astype(np.float32).astype(np.float64))  # as vectors are stored
     return kernel_of(wide @ wide.T, name, vectors.shape[1])
 
 
