@@ -118,7 +118,9 @@ def choice_stage(
     if work is not None and work.kind == "representation":
         once = one_pass(work, known, queries)
         flops, how = once.flops, f"one pass: {once.how}; sorting {how}"
-        extra = own_estimate(method, queries, known.rows, work.width, config, max(limits))
+        # Products of sparse n-grams take as long as those of about a thousand dense dimensions.
+        width = work.width if work.method.compare is None else _DIMENSIONS
+        extra = own_estimate(method, queries, known.rows, width, config, max(limits))
         if extra:
             flops = extra["flops"]
             seconds += max(flops - once.flops, 0.0) / (numpy_peak() / 2)

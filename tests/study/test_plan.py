@@ -200,3 +200,10 @@ def test_a_large_pool_is_sampled(lab: Path, tmp_path: Path, monkeypatch: pytest.
 def test_what_cannot_be_planned(lab: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         plan(replace(asked(lab, ["ngrams/top-k"], tmp_path), **change))
+
+
+def test_densities_of_sparse_vectors_are_not_priced_by_their_buckets(lab: Path, tmp_path: Path) -> None:
+    made = stages(plan(asked(lab, ["ngrams/knn-kde"], tmp_path / "store")))
+    (choose,) = (stage for name, stage in made.items() if name.startswith("choose ngrams/knn-kde"))
+    # At most 600 rows against each other at about a thousand dimensions, and the pass over the lists.
+    assert 0 < choose.flops < 600**2 * 1024 + 2 * 600 * 100 * 1024
