@@ -105,6 +105,15 @@ class LanguageModel:
                 return int(limit)
         return None
 
+    def check_positions(self, max_tokens: int) -> None:
+        """Raise RequestError when rows may be longer than the model's table of positions."""
+        limit = self.learned_positions
+        if limit is not None and max_tokens > limit:
+            raise RequestError(
+                f"{self.path}: its table of positions ends at {limit} tokens, fewer than --max-tokens "
+                f"{max_tokens}; give --max-tokens {limit}"
+            )
+
 
 def load_model(
     path: str,

@@ -156,7 +156,7 @@ class RdsEncoder:
         reasons = {i: row.reason for i, row in enumerate(rendered) if row.reason}
         limit = self._executor.lm.learned_positions if len(rendered) else None
         if limit is not None:
-            self._check_positions(limit)
+            self._executor.lm.check_positions(self.context.max_tokens)
             for i in np.flatnonzero(tokens > limit):
                 status[i] = code("too_long")
                 reasons[int(i)] = f"{tokens[i]} tokens; the model's table of positions ends at {limit}"
@@ -193,13 +193,6 @@ class RdsEncoder:
         context = self.context
         lm = shared_model(str(context.model), context.dtype, context.device, context.remote_code)
         return executor_for(lm, context.batch_tokens)
-
-    def _check_positions(self, limit: int) -> None:
-        if self.context.max_tokens > limit:
-            raise RequestError(
-                f"{self.context.model}: its table of positions ends at {limit} tokens, fewer than "
-                f"--max-tokens {self.context.max_tokens}; give --max-tokens {limit}"
-            )
 
 
 def _status(row: Rendered) -> str:

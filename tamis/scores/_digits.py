@@ -84,11 +84,7 @@ class Asker:
 
         context = self.context
         lm = shared_model(self.path, context.dtype, context.device, context.remote_code)
-        limit = lm.learned_positions
-        if limit is not None and context.max_tokens > limit:
-            raise RequestError(
-                f"{self.path}: its table of positions ends at {limit} tokens; give --max-tokens {limit}"
-            )
+        lm.check_positions(context.max_tokens)
         return LossEngine(lm, context.batch_tokens)
 
     def count(self, asked: Sequence[Exchange]) -> int:

@@ -82,6 +82,7 @@ class LikelihoodScorer:
 
         context = self.context
         lm = shared_model(str(self._path), context.dtype, context.device, context.remote_code)
+        lm.check_positions(context.max_tokens)
         return LossEngine(lm, context.batch_tokens)
 
     # --- text ------------------------------------------------------------------------------------------

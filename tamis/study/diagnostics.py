@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tamis.core.errors import RequestError
 from tamis.core.similarity import ArraySimilarity, Similarity
 from tamis.selections import choose_ranked
 from tamis.selections._order import hashed, ranked
@@ -230,16 +231,19 @@ def _by_queries(subset: Subset, signal: Signal, seed: int, within: np.ndarray | 
     }
     method = subset.strategy.methods()[-1]
     if set(method.needs) <= {"similarity", "vectors"}:
-        found["stability"] = stability(
-            similarity,
-            method,
-            len(subset),
-            task_of=signal.task_of if len(signal.tasks) > 1 else None,
-            vectors=similarity.vectors if "vectors" in method.needs else None,
-            inputs={"ids": subset.pool.ids, **({} if within is None else {"within": within})},
-            seed=seed,
-            **subset.strategy.selection_parameters,
-        )
+        try:
+            found["stability"] = stability(
+                similarity,
+                method,
+                len(subset),
+                task_of=signal.task_of if len(signal.tasks) > 1 else None,
+                vectors=similarity.vectors if "vectors" in method.needs else None,
+                inputs={"ids": subset.pool.ids, **({} if within is None else {"within": within})},
+                seed=seed,
+                **subset.strategy.selection_parameters,
+            )
+        except RequestError as error:  # the sample may be too small for a method that the pool is not
+            found |= {"stability": None, "stability_missing": str(error)}
     return found
 
 

@@ -86,6 +86,13 @@ def test_a_head_that_does_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         LossEngine(lm)
 
 
+def test_rows_beyond_a_table_of_positions_are_refused_before_work() -> None:
+    build("gpt2").check_positions(256)
+    build("llama").check_positions(10**6)
+    with pytest.raises(RequestError, match=r"ends at 256 tokens.*give --max-tokens 256"):
+        build("gpt2").check_positions(257)
+
+
 def test_progress_counts_every_token() -> None:
     sequences = rows(9)
     done: list[int] = []

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tamis
+from tamis.core.errors import RequestError
 from tamis.study.stored import stored_subsets
 
 
@@ -72,6 +73,23 @@ def test_overlap_and_distances_are_in_the_facts(pool_file: Path, tmp_path: Path)
     assert (other["strategy"], other["rows"]) == ("random", 6)
     assert other["shared"] == len(set(chosen.positions) & set(random.positions))
     assert "subset_to_query" not in random.facts["diagnostics"]
+
+
+def test_a_sample_too_small_for_the_method_does_not_lose_the_selection(
+    pool_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*given: object, **more: object) -> None:
+        raise RequestError("too few rows")
+
+    monkeypatch.setattr("tamis.study.diagnostics.stability", refused)
+    pool = tamis.read_pool([pool_file], store=tmp_path / "store")
+    query = tmp_path / "q.jsonl"
+    query.write_text(json.dumps({"instruction": "name blue thing", "output": "blue"}) + "\n")
+    given = {"query": {"t": query}, "strategy": "ngrams/top-k", "budget": 3}
+    subset = tamis.select(pool, store=tmp_path / "store", out=tmp_path / "out", **given)
+    found = subset.facts["diagnostics"]
+    assert found["stability"] is None and found["stability_missing"] == "too few rows"
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_overlap_with_earlier_selections_of_the_store(pool_file: Path, tmp_path: Path) -> None:
