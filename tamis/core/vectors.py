@@ -15,8 +15,6 @@ import numpy as np
 
 from tamis.core.errors import RequestError
 
-BLOCK_ROWS = 8192
-
 
 @runtime_checkable
 class Vectors(Protocol):

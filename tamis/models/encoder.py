@@ -48,8 +48,9 @@ class SentenceEncoder:
         """Digest of all the files that decide the vectors; not of where they lie."""
         files = {file for folder in self.modules for pattern in _IDENTITY for file in folder.glob(pattern)}
         files.add(self.folder / "modules.json")
-        if not any(file.suffix == ".safetensors" for file in files):
-            files |= {file for folder in self.modules for file in folder.glob("*.bin")}
+        for folder in self.modules:  # one module may have older files of weights than another
+            if not any(folder.glob("*.safetensors")):
+                files |= set(folder.glob("*.bin"))
         return digest({str(file.relative_to(self.folder)): known_file_digest(file) for file in sorted(files)})
 
     @cached_property

@@ -271,3 +271,13 @@ def test_select_by_an_encoder(saved: str, tmp_path: Path) -> None:
         parameters={"embed": {"encoder": saved}}, store=tmp_path / "store",
     )  # fmt: skip
     assert subset.positions[0] == 2 and abs(subset.score[0] - 1) < 1e-5
+
+
+def test_weights_of_every_module_are_part_of_the_identity(tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "dense", dense=8)
+    (stored,) = (path for path in folder.glob("*/*.safetensors") if "Dense" in path.parent.name)
+    older = stored.with_name("pytorch_model.bin")  # what older releases of the library wrote for this module
+    stored.rename(older)
+    before = SentenceEncoder(str(folder), "float32", "cpu").fingerprint
+    older.write_bytes(older.read_bytes() + b"\0")
+    assert SentenceEncoder(str(folder), "float32", "cpu").fingerprint != before
