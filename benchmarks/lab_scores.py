@@ -1,4 +1,4 @@
-"""Scores on the laboratory, whose truth is known: IFD against planted faults, DSIR's smoothing against skills.
+"""Scores on the laboratory, whose truth is known: IFD against planted faults, and how DSIR is smoothed.
 
     python benchmarks/lab_scores.py --out benchmarks/results/lab_scores.json
 
