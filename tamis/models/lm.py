@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,6 +33,7 @@ class LanguageModel:
     dtype: str
     device: str
     model: Any
+    trained: tuple[str, ...] = ()  # names of the adapter's parameters, as `model.named_parameters()` has them
 
     @property
     def backbone(self) -> Any:
@@ -86,6 +88,11 @@ class LanguageModel:
         size = getattr(text, "head_dim", None) or text.hidden_size // heads
         attended = (length + 1) / 2
         return float(2 * self.body_parameters + 4 * text.num_hidden_layers * heads * size * attended)
+
+    @property
+    def head_flops(self) -> float:
+        """Floating-point operations of the LM head for one token."""
+        return 2.0 * self.width * int(self.config.get_text_config().vocab_size)
 
     @cached_property
     def executors(self) -> dict[int | None, Any]:
@@ -191,8 +198,8 @@ def _load(
     config = _loaded(transformers.AutoConfig, path, remote_code)
     tokenizer = _tokenizer(path, adapter, remote_code)
     name = _choose_dtype(dtype, config, device)
-    model = None if tokenizer_only else _weights(path, adapter, name, device, remote_code)
-    return LanguageModel(path, adapter, config, tokenizer, name, device, model)
+    model, trained = (None, ()) if tokenizer_only else _weights(path, adapter, name, device, remote_code)
+    return LanguageModel(path, adapter, config, tokenizer, name, device, model, trained)
 
 
 def choose_device(device: str) -> str:
@@ -321,7 +328,10 @@ def _choose_dtype(dtype: str, config: Any, device: str) -> str:
     return stored
 
 
-def _weights(path: str, adapter: str | None, dtype: str, device: str, remote_code: bool) -> Any:
+def _weights(
+    path: str, adapter: str | None, dtype: str, device: str, remote_code: bool
+) -> tuple[Any, tuple[str, ...]]:
+    """The model, frozen, and the names of the parameters that training its adapter would change."""
     torch, transformers = need("torch", extra="lm"), need("transformers", extra="lm")
     model, loading = _loaded(
         transformers.AutoModelForCausalLM,
@@ -336,8 +346,11 @@ def _weights(path: str, adapter: str | None, dtype: str, device: str, remote_cod
     if adapter:
         peft = need("peft", extra="lm")
         try:
-            model = peft.PeftModel.from_pretrained(model, adapter)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # between versions of these two libraries
+                model = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise RequestError(f"{adapter}: the adapter does not fit {path}: {error}") from error
+    trained = tuple(name for name, p in model.named_parameters() if p.requires_grad) if adapter else ()
     model.eval().requires_grad_(False)
-    return model.to(device)
+    return model.to(device), trained

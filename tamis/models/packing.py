@@ -186,24 +186,31 @@ class Executor:
         torch = need("torch", extra="lm")
         lengths = [len(ids) for ids in rows]
         with torch.inference_mode():
-            if mode == "packed":
-                return self._packed(rows, lengths)
-            ids = np.zeros((len(rows), max(lengths)), dtype=np.int64)
-            for i, row in enumerate(rows):
-                ids[i, : len(row)] = row
-            hidden = last_hidden_state(self.backbone, torch.from_numpy(ids).to(self.lm.device))
-            return [hidden[i, :length] for i, length in enumerate(lengths)]
+            hidden = self._states(rows, mode == "packed")
+        if mode == "packed":
+            return list(hidden[0].split(lengths))
+        return [hidden[i, :length] for i, length in enumerate(lengths)]
 
-    def _packed(self, rows: Sequence[np.ndarray], lengths: list[int]) -> list[Any]:
+    def _states(self, rows: Sequence[np.ndarray], packed: bool) -> Any:
+        """Last hidden states of a batch: (1, T, d), one row after another, or (b, longest, d)."""
+        torch = need("torch", extra="lm")
+        lengths = [len(ids) for ids in rows]
+        if not packed:
+            padded = np.zeros((len(rows), max(lengths)), dtype=np.int64)
+            for i, row in enumerate(rows):
+                padded[i, : len(row)] = row
+            return last_hidden_state(self.backbone, torch.from_numpy(padded).to(self.lm.device))
+        return self._packed(rows, lengths)
+
+    def _packed(self, rows: Sequence[np.ndarray], lengths: list[int]) -> Any:
         torch = need("torch", extra="lm")
         ids = torch.from_numpy(np.concatenate(rows).astype(np.int64))[None].to(self.lm.device)
         positions = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None]
         with attention_by_row(self.backbone, tuple(lengths)):
             # No mask at all: an all-ones mask would switch off the reading of positions as packed rows.
-            hidden = last_hidden_state(
+            return last_hidden_state(
                 self.backbone, ids, attention_mask=None, position_ids=positions.to(self.lm.device)
             )
-        return list(hidden[0].split(lengths))
 
     # --- choice of the mode ----------------------------------------------------------------------------
 
@@ -365,18 +372,25 @@ def _attend(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
-    start = 0
-    for length in _LENGTHS.get():
-        rows = slice(start, start + length)
+    lengths = _LENGTHS.get()
+    parts = zip(lengths, *(given.split(lengths, dim=2) for given in (query, key, value)), strict=True)
+    # One tensor is filled where no graph is kept: with one, each write would be a node of its own.
+    out = (
+        None
+        if torch.is_grad_enabled()
+        else query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+    )
+    found, start = [], 0
+    for length, q, k, v in parts:
         band = None
         if sliding_window is not None and length > sliding_window:
             ahead = torch.arange(length, device=query.device)
             back = ahead[:, None] - ahead[None, :]
             band = (back >= 0) & (back < sliding_window)
-        found = attend(
-            query[:, :, rows], key[:, :, rows], value[:, :, rows], band, 0.0, band is None, scale=scaling
-        )
-        out[:, rows] = found.transpose(1, 2)
+        seen = attend(q, k, v, band, 0.0, band is None, scale=scaling).transpose(1, 2)
+        if out is None:
+            found.append(seen)
+        else:
+            out[:, start : start + length] = seen
         start += length
-    return out, None
+    return torch.cat(found, dim=1) if out is None else out, None
