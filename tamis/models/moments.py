@@ -6,11 +6,13 @@ A callback for any training with the `transformers` Trainer:
 
 At the end of epoch k it writes, in FOLDER/epoch-k:
 
+    adapter_model.safetensors, adapter_config.json the adapter, when the model is a PeftModel
     exp_avg.safetensors, exp_avg_sq.safetensors    AdamW's moments of every trained parameter, by its name in
                                                    `model.named_parameters()`; the step count in the metadata
     epoch.json                                     epoch (from 1), steps so far, mean rate of the epoch
 
 and FOLDER/learning_rates.jsonl: step (from 1), epoch (from 1) and the rate that step was taken with.
+`tamis.models.checkpoints.find_checkpoints` reads FOLDER.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import TrainerCallback
@@ -32,11 +35,15 @@ RATES = "learning_rates.jsonl"
 
 
 class MomentsCallback(TrainerCallback):
-    """Writes moments and learning rates below `folder`; `moments=False`: the rates and epoch.json only."""
+    """Writes moments, learning rates and the adapter below `folder`, at the end of every epoch.
 
-    def __init__(self, folder: str | Path, moments: bool = True) -> None:
+    `moments=False`: without moments. `weights=False`: without the adapter, for a training that saves it there
+    itself. Weights of a model that is no PeftModel are not written.
+    """
+
+    def __init__(self, folder: str | Path, moments: bool = True, weights: bool = True) -> None:
         self.folder = Path(folder)
-        self.moments = moments
+        self.moments, self.weights = moments, weights
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Drop the rates of steps that are taken anew after a restart."""
@@ -60,6 +67,8 @@ class MomentsCallback(TrainerCallback):
         epoch = round(state.epoch)
         folder = self.folder / f"epoch-{epoch}"
         folder.mkdir(exist_ok=True)
+        if self.weights and isinstance(given["model"], PeftModel):
+            save_weights(given["model"], folder)
         if self.moments:
             write_moments(folder, given["model"], given["optimizer"], state.global_step)
         rates = [entry["learning_rate"] for entry in read_rates(self.folder) if entry["epoch"] == epoch]
@@ -67,6 +76,18 @@ class MomentsCallback(TrainerCallback):
         write_json(
             folder / "epoch.json", {"epoch": epoch, "step": state.global_step, "learning_rate_mean": mean}
         )
+
+
+def save_weights(model: Any, folder: Path) -> None:
+    """Weights and config of a model, or of its adapter alone; equal weights leave equal bytes."""
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's, with an empty form
+    config = folder / "adapter_config.json"
+    if config.exists():  # a set, written in the order of this process
+        found = read_json(config)
+        if isinstance(found["target_modules"], list):
+            found["target_modules"].sort()
+        write_json(config, found)
 
 
 def write_moments(folder: Path, model: Any, optimizer: Any, step: int) -> None:

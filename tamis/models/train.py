@@ -33,7 +33,7 @@ from tamis.core.cost import booked
 from tamis.core.digest import bytes_digest, digest
 from tamis.core.errors import RequestError
 from tamis.core.extras import need
-from tamis.core.files import read_json, replacing, write_json
+from tamis.core.files import replacing, write_json
 from tamis.core.progress import progress
 from tamis.core.store import Store, Thing
 from tamis.models._training_rows import Prepared, prepare
@@ -218,7 +218,7 @@ class _Run:
             last = last_checkpoint(work)
             with progress(asked.steps, "steps", f"train {Path(asked.lm.path).name}", self.quiet) as advance:
                 course = Course(order, self.save_seconds, advance, recipe.epoch_checkpoints)
-                moments = MomentsCallback(self.thing.part, moments=recipe.epoch_checkpoints)
+                moments = MomentsCallback(self.thing.part, moments=recipe.epoch_checkpoints, weights=False)
                 callbacks = [moments, course, *self._epoch_weights()]
                 rows = Rows(asked.rows.ids, asked.rows.labels)
                 trainer = StepTrainer(model, self._arguments(work), rows, order, callbacks=callbacks)
@@ -300,11 +300,14 @@ class _Run:
 
     def _epoch_weights(self) -> list[Any]:
         from tamis.models._trainer import EpochWeights
+        from tamis.models.moments import save_weights
 
-        return [EpochWeights(self.thing.part, _save_weights)] if self.asked.recipe.epoch_checkpoints else []
+        return [EpochWeights(self.thing.part, save_weights)] if self.asked.recipe.epoch_checkpoints else []
 
     def _save(self, model: Any) -> None:
-        _save_weights(model, self.thing.part)
+        from tamis.models.moments import save_weights
+
+        save_weights(model, self.thing.part)
         self.asked.lm.tokenizer.save_pretrained(self.thing.part)
 
     def _written(self, model: Any, steps: int, losses: Sequence[float]) -> dict[str, Any]:
@@ -332,18 +335,6 @@ class _Run:
         with replacing(self.thing.part / "ids.txt") as temporary:
             temporary.write_text("".join(f"{name}\n" for name in rows.names))
         return summary
-
-
-def _save_weights(model: Any, folder: Path) -> None:
-    """Weights and config of a model, or of its adapter alone."""
-    model.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's, with an empty form
-    config = folder / "adapter_config.json"
-    if config.exists():  # a set, written in the order of this process
-        found = read_json(config)
-        if isinstance(found["target_modules"], list):
-            found["target_modules"].sort()
-        write_json(config, found)
 
 
 def _lasting(path: str) -> str:
