@@ -55,7 +55,9 @@ def run(
         found |= score_facts(pool, made)
     else:
         found |= {"rows": len(pool), "shards": thing.shards, "shards_missing": len(thing.missing())}
-    found["ledger"] = totals(options.store, {made.digest}).get(made.digest, {})
+    spent = totals(options.store, {made.digest, *made.before})
+    found["ledger"] = spent.get(made.digest, {})
+    found["before"] = {digest: spent.get(digest, {}) for digest in made.before}
     found["execution"] = dict(made.execution)
     if as_json:
         print(json.dumps(found, ensure_ascii=False))

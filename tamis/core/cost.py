@@ -12,12 +12,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from tamis.core.files import append_line
 
 FIELDS = ("seconds", "cpu_seconds", "rows", "tokens", "flops", "bytes")
+_WITHIN: ContextVar[list[float] | None] = ContextVar("seconds booked within a block", default=None)
 MONEY = ("calls", "usd")  # of work that asks a server; only where there was any
 
 
@@ -31,13 +33,23 @@ def peak_memory_bytes() -> int:
 def booked(root: Path, kind: str, digest: str, method: str, **known: Any) -> Iterator[dict[str, Any]]:
     """Time a block and book it to the thing `digest`; the block may add `rows`, `tokens`, `flops`, `bytes`.
 
-    Nothing is booked when the block raises: unfinished work has made nothing.
+    Nothing is booked when the block raises: unfinished work has made nothing. The time of what is booked
+    within the block is that thing's alone.
     """
     entry: dict[str, Any] = {"kind": kind, "digest": digest, "method": method, **known}
+    within = [0.0, 0.0]
+    token = _WITHIN.set(within)
     wall, cpu = time.perf_counter(), time.process_time()
-    yield entry
-    entry["seconds"] = round(time.perf_counter() - wall, 4)
-    entry["cpu_seconds"] = round(time.process_time() - cpu, 4)
+    try:
+        yield entry
+    finally:
+        _WITHIN.reset(token)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        around = _WITHIN.get()
+        if around is not None:
+            around[:] = [around[0] + wall, around[1] + cpu]
+    entry["seconds"] = round(wall - within[0], 4)
+    entry["cpu_seconds"] = round(cpu - within[1], 4)
     entry["peak_memory_bytes"] = peak_memory_bytes()
     append_line(root / "ledger.jsonl", entry)
 

@@ -23,8 +23,9 @@ class Method:
     must supply (words such as "model", "query", "sources"). `compare` (representations only) builds the
     similarity of query and pool rows from their stored arrays; None is the cosine of dense vectors. `derive`
     (scores only) gives (values (n,), status (n,)) from (config, stored columns, status); None: they are
-    stored. `paths`: parameters that name files or servers, and that say how these are read; in recipes the
-    contents stand in their place.
+    stored. `before` (scores only) gives, for a config, the score whose stored numbers this one goes on from:
+    its name and parameters, or None. `paths`: parameters that name files or servers, and that say how these
+    are read; in recipes the contents stand in their place.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Method:
     compare: Callable[..., Any] | None = None
     derive: Callable[..., Any] | None = None
     paths: tuple[str, ...] = ()
+    before: Callable[[Any], tuple[str, Mapping[str, Any]] | None] | None = None
 
     @property
     def summary(self) -> str:

@@ -222,8 +222,9 @@ class Thing:
         return mapped
 
     def reasons(self, shard: int) -> dict[int, str]:
-        """Why rows of a shard were refused or failed, by their number in it."""
-        path = self.folder / f"{shard:05d}.reasons.json"
+        """Why rows of a shard were refused or failed, by their number in it; of a partial thing too."""
+        folder = self.folder if self.state == "complete" else self.part
+        path = folder / f"{shard:05d}.reasons.json"
         if not path.exists():
             return {}
         return {int(row): text for row, text in json.loads(path.read_text()).items()}

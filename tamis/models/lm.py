@@ -128,25 +128,29 @@ def load_model(
     device: str = "auto",
     remote_code: bool = False,
     tokenizer_only: bool = False,
+    base: str | None = None,
 ) -> LanguageModel:
     """Load a folder or a hub id: a causal language model, or a PEFT adapter with the base it names.
 
     `dtype` auto: the one of the checkpoint, except that float16 becomes float32 on a CPU, which has no fast
     float16. `device` auto: the first CUDA device, else the CPU. Code of the repository is run only with
     `remote_code`. Raises RequestError for everything that cannot be loaded whole. The model is the caller's
-    own; a tokenizer alone is shared as long as its files have not changed.
+    own; a tokenizer alone is shared as long as its files have not changed. `base`: the base of an adapter, in
+    place of the one that it names.
     """
     device = choose_device(device)
-    path, adapter = _split_adapter(path)
+    path, adapter = _split_adapter(path, base)
     if tokenizer_only:
         return _described(path, adapter, dtype, device, remote_code, _changes(path, adapter))
     return _load(path, adapter, dtype, device, remote_code, tokenizer_only=False)
 
 
-def shared_model(path: str, dtype: str, device: str, remote_code: bool) -> LanguageModel:
+def shared_model(
+    path: str, dtype: str, device: str, remote_code: bool, base: str | None = None
+) -> LanguageModel:
     """`load_model` for those who only read the model: the last one is kept while its files do not change."""
     device = choose_device(device)
-    path, adapter = _split_adapter(path)
+    path, adapter = _split_adapter(path, base)
     return _whole(path, adapter, dtype, device, remote_code, _changes(path, adapter))
 
 
@@ -267,8 +271,9 @@ def _file_digest(path: str, size: int, changed: int) -> str:
     return file_digest(Path(path))
 
 
-def _split_adapter(path: str) -> tuple[str, str | None]:
-    """Path of the weights, and the adapter's folder when `path` is one."""
+def _split_adapter(path: str, base: str | None = None) -> tuple[str, str | None]:
+    """Path of the weights, and the adapter's folder when `path` is one; `base` stands in for the one that the
+    adapter names."""
     folder = Path(path).expanduser()
     if not folder.exists():
         if not _HUB_ID.fullmatch(path) or path.startswith("."):
@@ -281,11 +286,13 @@ def _split_adapter(path: str) -> tuple[str, str | None]:
         if not (folder / "config.json").exists():
             raise RequestError(f"--model {path}: no config.json in this folder, so it holds no model")
         return str(folder), None
-    base = json.loads(description.read_text()).get("base_model_name_or_path")
-    if not base:
+    named = json.loads(description.read_text()).get("base_model_name_or_path")
+    if base is not None:
+        return _split_adapter(base)[0], str(folder)
+    if not named:
         raise RequestError(f"{description}: it does not name its base model (base_model_name_or_path)")
-    beside = folder / base
-    return str(beside if not Path(base).exists() and beside.exists() else base), str(folder)
+    beside = folder / named
+    return str(beside if not Path(named).exists() and beside.exists() else named), str(folder)
 
 
 def _loaded(kind: Any, path: str, remote_code: bool, **options: Any) -> Any:

@@ -16,13 +16,21 @@ if TYPE_CHECKING:
 class Scored:
     """A run of b rows, scored: values (b,) float64, NaN where a row has no score; status codes (b,) uint8;
     rendered tokens (b,) int32, −1 where nothing was rendered; the reason of every row that was refused or
-    failed, by its number in the run; and further columns (b,) that are stored beside the values."""
+    failed, by its number in the run; further columns (b,) that are stored beside the values; and, for the
+    ledger, the tokens that were read for it (None: all of `tokens`) and the operations that this took."""
 
     values: np.ndarray
     status: np.ndarray
     tokens: np.ndarray
     reasons: dict[int, str] = field(default_factory=dict)
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    read: int | None = None
+    flops: float = 0.0
+
+    @property
+    def tokens_read(self) -> int:
+        """Tokens that were read for these rows now."""
+        return int(np.maximum(self.tokens, 0).sum(dtype=np.int64)) if self.read is None else self.read
 
 
 class Scorer(Protocol):
@@ -54,3 +62,13 @@ class OfPool(Protocol):
 
     def rows(self, start: int, stop: int) -> Scored:
         """Score the rows [start, stop) of that pool, which are one of its shards."""
+
+
+@runtime_checkable
+class Further(Protocol):
+    """A score that goes on from the stored numbers of another (`Method.before`), row by row."""
+
+    def further(
+        self, conversations: Sequence[Sequence[Message]], before: Scored, advance: Callable[[int], None]
+    ) -> Scored:
+        """Score rows of which the score before has given `before`."""

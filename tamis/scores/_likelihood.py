@@ -1,15 +1,21 @@
-"""Losses of a row's response, given its prompt and given nothing: what perplexity and IFD are made of.
+"""Losses of a row's tokens in context, and of its response alone: what perplexity and IFD are made of.
 
-One run serves every score that is derived from it. Context of a turn: everything before it, as the template
-writes it. "Directly" means after the assistant header alone: BOS, the header that the template's generation
-prompt writes, and then the same token ids that were scored in context, so that both means are over the same
-tokens. Where tokenizer and template put nothing in front, EOS stands first.
+Two things are stored. One pass in context gives the losses of all tokens but the first, so that it serves
+every score: the mean over all of them and the mean over the response. A conversation of one exchange is the
+same sequence for every rule of `turns`, and passes the model once: the losses under another rule than "first"
+take such rows from what is stored under "first". The second thing, the direct pass, is made for IFD alone,
+and goes on from the stored losses in context.
+
+Context of a turn: everything before it, as the template writes it. "Directly" means after the assistant
+header alone: BOS, the header that the template's generation prompt writes, and then the same token ids that
+were scored in context, so that both means are over the same tokens. Where tokenizer and template put nothing
+in front, EOS stands first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +34,10 @@ if TYPE_CHECKING:
     from tamis.pools.pool import Message
 
 TURNS = ("first", "last", "all")
-COLUMNS = ("nll_all", "tokens_all", "nll_response", "tokens_response", "nll_direct")
-"""Means in nats, float64 (b,), NaN where there is none; and the tokens they are over, int32 (b,)."""
+COLUMNS = ("nll_all", "tokens_all", "nll_response", "tokens_response")
+"""Of the pass in context: means in nats, float64 (b,), NaN where there is none; and the tokens they are over,
+int32 (b,)."""
+_BLANK_ROW_BYTES = 13  # value, status, tokens
 
 
 @dataclass(frozen=True)
@@ -41,40 +49,70 @@ class _Turn:
     stop: int
 
 
-class LikelihoodScorer:
-    """Scores rows by `model`: see the module. `whole`: also the mean over all tokens but the first, prompt
-    included. `direct`: also the direct losses. `turns`: "first" exchange alone, "last", or "all" together."""
+@dataclass
+class Losses:
+    """Rows on their way to a score. `read`, `flops`: tokens that passed the model, and what that took."""
 
-    def __init__(
-        self, method: str, context: Context, model: str | None, turns: str, whole: bool, direct: bool
-    ) -> None:
+    rendered: list[Rendered]
+    turns: list[_Turn]
+    status: np.ndarray
+    reasons: dict[int, str]
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    read: int = 0
+    flops: float = 0.0
+
+    def add(self, name: str) -> np.ndarray:
+        """A column of nothing yet."""
+        count = len(self.rendered)
+        self.columns[name] = (
+            np.zeros(count, np.int32) if name.startswith("tokens") else np.full(count, np.nan)
+        )
+        return self.columns[name]
+
+    def scored(self, values: np.ndarray) -> Scored:
+        """The rows with their values, NaN where the status says that there is none."""
+        values = np.where(self.status <= code("truncated"), values, np.nan)
+        tokens = np.array([len(made.ids) for made in self.rendered], np.int32)
+        return Scored(values, self.status, tokens, self.reasons, self.columns, self.read, self.flops)
+
+
+class LikelihoodScorer:
+    """Losses in context by `model`: see the module. `turns`: "first" exchange alone, "last", or "all"
+    together."""
+
+    columns = COLUMNS
+    row_bytes = _BLANK_ROW_BYTES + 24  # of the stored arrays
+
+    def __init__(self, method: str, context: Context, model: str | None, turns: str) -> None:
         self._path = model or context.model
         if self._path is None:
             raise RequestError(f"{method} needs a model: give --model PATH_OR_ID")
-        self.context, self.turns, self.whole, self.direct = context, turns, whole, direct
+        self.context, self.turns = context, turns
         self._described = load_model(
             self._path, context.dtype, context.device, context.remote_code, tokenizer_only=True
         )
         self.renderer = Renderer(self._described.tokenizer, context.template, context.max_tokens)
-        self.flops_per_token = 0.0
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """Weights, text, turns and which losses; no device and no batching."""
+        """Weights, text and turns; no device and no batching."""
         return {
             "stored_as": "likelihood",
             "model": self._described.fingerprint,
             "renderer": self.renderer.recipe,
             "model_dtype": self._described.dtype,
             "turns": self.turns,
-            "whole": self.whole,
-            "direct": self.direct,
         }
 
     @property
     def execution(self) -> dict[str, Any]:
         """Device and dtype."""
         return {"device": self._described.device, "dtype": self._described.dtype}
+
+    @property
+    def head_flops(self) -> float:
+        """Operations of the LM head for a token whose loss is wanted."""
+        return self._described.head_flops
 
     @cached_property
     def _engine(self) -> LossEngine:
@@ -110,43 +148,58 @@ class LikelihoodScorer:
         return np.array([token], np.int32)
 
     def _cut(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """The conversation up to the turn that counts, or all of it."""
-        answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
-        if not answers or self.turns == "all":
-            return messages
-        return messages[: (answers[0] if self.turns == "first" else answers[-1]) + 1]
+        return _cut(messages, self.turns)
 
     def count_tokens(self, conversations: Sequence[Sequence[Message]]) -> list[int]:
-        """Tokens of each row after truncation, of the turns that count; 0 for a row that is refused."""
-        return [len(row.ids) for row in self.renderer.render_many([self._cut(m) for m in conversations])]
+        """Tokens of each row, after truncation, that this pass reads and no stored one has; 0 for a row that
+        is refused."""
+        own = [self._cut(m) for m in conversations if not self._taken(m)]
+        counts = iter(self.renderer.render_many(own))
+        return [0 if self._taken(m) else len(next(counts).ids) for m in conversations]
+
+    def _taken(self, messages: Sequence[Message]) -> bool:
+        """Whether a row's losses are those of the rule "first"."""
+        return self.turns != "first" and len(self._cut(messages)) == len(_cut(messages, "first"))
 
     # --- scores ----------------------------------------------------------------------------------------
 
     def score(self, conversations: Sequence[Sequence[Message]], advance: Callable[[int], None]) -> Scored:
-        """Losses of b rows. `values` is the mean response loss; `columns` has all of `COLUMNS`."""
+        """Losses in context of b rows. `values` is the mean response loss; `columns` has all of `COLUMNS`."""
+        rows = self._rows(conversations)
+        self._in_context(rows, list(range(len(conversations))), advance)
+        return rows.scored(rows.columns["nll_response"])
+
+    def further(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        before: Scored,
+        advance: Callable[[int], None],
+    ) -> Scored:
+        """As `score`, the rows that the rule makes no difference to from `before`, those under "first"."""
+        rows = self._rows(conversations)
+        taken = np.array([self._taken(messages) for messages in conversations], bool)
+        self._in_context(rows, np.flatnonzero(~taken).tolist(), advance)
+        for name, column in before.columns.items():
+            rows.columns[name][taken] = column[taken]
+        rows.status[taken] = before.status[taken]
+        for row in np.flatnonzero(taken).tolist():
+            rows.reasons.pop(row, None)
+            if row in before.reasons:
+                rows.reasons[row] = before.reasons[row]
+        return rows.scored(rows.columns["nll_response"])
+
+    def _rows(self, conversations: Sequence[Sequence[Message]]) -> Losses:
+        """Rows rendered, with what is to be scored of them."""
         cut = [self._cut(messages) for messages in conversations]
         rendered = self.renderer.render_many(cut)
-        count = len(rendered)
-        status = np.zeros(count, np.uint8)
-        reasons: dict[int, str] = {}
-        turns: list[_Turn] = []
+        rows = Losses(rendered, [], np.zeros(len(rendered), np.uint8), {})
         for row, (messages, made) in enumerate(zip(cut, rendered, strict=True)):
             word, reason, found = self._responses(row, messages, made)
-            status[row] = code(word)
-            turns += found
+            rows.status[row] = code(word)
+            rows.turns += found
             if reason:
-                reasons[row] = reason
-        columns: dict[str, np.ndarray] = {
-            name: np.zeros(count, np.int32) if name.startswith("tokens") else np.full(count, np.nan)
-            for name in COLUMNS
-        }
-        self._in_context(rendered, turns, status, reasons, columns, advance)
-        if self.direct:
-            self._directly(rendered, turns, status, reasons, columns, advance)
-        values = columns["nll_response"].copy()
-        values[status > code("truncated")] = np.nan
-        tokens = np.array([len(made.ids) for made in rendered], np.int32)
-        return Scored(values, status, tokens, reasons, columns)
+                rows.reasons[row] = reason
+        return rows
 
     def _responses(
         self, row: int, messages: Sequence[Message], made: Rendered
@@ -160,8 +213,8 @@ class LikelihoodScorer:
         edges = np.flatnonzero(np.diff(np.concatenate([[0], made.mask.view(np.int8), [0]])))
         runs = [_Turn(row, int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
         if self.turns != "all":
-            answers = answers[-1:]
-            runs = runs[-1:] if not made.truncated or made.mask[-1] else []
+            whole = not made.truncated or made.mask[-1] or len(runs) == len(answers)
+            answers, runs = answers[-1:], runs[-1:] if whole else []
         if not any(answer.strip() for answer in answers):
             return "empty_response", "", []
         if not runs:
@@ -171,69 +224,64 @@ class LikelihoodScorer:
             runs = [run for run, answer in zip(runs, answers, strict=True) if answer.strip()]
         return "truncated" if made.truncated else "ok", "", runs
 
-    def _in_context(
-        self,
-        rendered: Sequence[Rendered],
-        turns: Sequence[_Turn],
-        status: np.ndarray,
-        reasons: dict[int, str],
-        columns: Mapping[str, np.ndarray],
-        advance: Callable[[int], None],
-    ) -> None:
-        wanted = [np.zeros(len(made.ids) + 1, bool) for made in rendered]
-        for turn in turns:
-            wanted[turn.row][turn.start + 1 : turn.stop + 1] = True
-        spoken = [self.whole and len(made.ids) > 1 for made in rendered]
-        rows = [row for row, mask in enumerate(wanted) if mask.any() or spoken[row]]
+    def _in_context(self, rows: Losses, which: Sequence[int], advance: Callable[[int], None]) -> None:
+        """Fill the columns of the rows `which`; the others stay without a number."""
+        columns = {name: rows.add(name) for name in COLUMNS}
+        wanted = {row: np.zeros(len(rows.rendered[row].ids) + 1, bool) for row in which}
+        for turn in rows.turns:
+            if turn.row in wanted:
+                wanted[turn.row][turn.start + 1 : turn.stop + 1] = True
+        asked = [row for row in which if wanted[row].any() or len(rows.rendered[row].ids) > 1]
         # A sequence begins with one more token where a response is the first thing said.
-        sequences, scored = [], []
-        for row in rows:
-            response = wanted[row]
-            first = response[1]
-            ids = np.concatenate([self._first, rendered[row].ids]) if first else rendered[row].ids
-            mask = response if first else response[1:]
-            if self.whole:
-                mask = np.arange(len(ids)) > 0
-            sequences.append(ids)
-            scored.append(mask)
-        losses = self._engine.losses(sequences, scored, advance)
-        for k, (row, found) in enumerate(zip(rows, losses, strict=True)):
-            response = wanted[row][-len(sequences[k]) :]
-            own = found[response[scored[k]]].astype(np.float64)
-            if self.whole:
-                columns["nll_all"][row] = found.mean(dtype=np.float64)
-                columns["tokens_all"][row] = len(found)
+        ids = [
+            np.concatenate([self._first, rows.rendered[row].ids])
+            if wanted[row][1]
+            else rows.rendered[row].ids
+            for row in asked
+        ]
+        losses = self._losses(rows, ids, [np.arange(len(each)) > 0 for each in ids], advance)
+        for k, (row, found) in enumerate(zip(asked, losses, strict=True)):
+            own = found[wanted[row][-len(found) :]].astype(np.float64)
+            columns["nll_all"][row] = found.mean(dtype=np.float64)
+            columns["tokens_all"][row] = len(found)
             columns["tokens_response"][row] = len(own)
             columns["nll_response"][row] = own.mean() if len(own) else np.nan
-            self._broken(row, k, columns["nll_response"] if len(own) else columns["nll_all"], status, reasons)
+            self._broken(rows, row, k, columns["nll_response"] if len(own) else columns["nll_all"])
 
-    def _directly(
+    def _losses(
         self,
-        rendered: Sequence[Rendered],
-        turns: Sequence[_Turn],
-        status: np.ndarray,
-        reasons: dict[int, str],
-        columns: Mapping[str, np.ndarray],
+        rows: Losses,
+        ids: Sequence[np.ndarray],
+        wanted: Sequence[np.ndarray],
         advance: Callable[[int], None],
-    ) -> None:
-        head = len(self.opening)
-        sequences = [np.concatenate([self.opening, rendered[t.row].ids[t.start : t.stop]]) for t in turns]
-        losses = self._engine.losses(sequences, [np.arange(len(ids)) >= head for ids in sequences], advance)
-        total = np.zeros(len(rendered))
-        for k, (turn, found) in enumerate(zip(turns, losses, strict=True)):
-            total[turn.row] += found.sum(dtype=np.float64)
-            columns["nll_direct"][turn.row] = total[turn.row] / columns["tokens_response"][turn.row]
-            self._broken(turn.row, k, columns["nll_direct"], status, reasons)
+    ) -> list[np.ndarray]:
+        found = self._engine.losses(ids, wanted, advance)
+        lengths = [len(each) for each in ids]
+        body = sum(length * self._described.forward_flops(length) for length in lengths)
+        rows.read += sum(lengths)
+        rows.flops += body + self.head_flops * sum(map(len, found))
+        return found
 
-    def _broken(
-        self, row: int, sequence: int, means: np.ndarray, status: np.ndarray, reasons: dict[int, str]
-    ) -> None:
+    def _broken(self, rows: Losses, row: int, sequence: int, means: np.ndarray) -> None:
         """Give a row without a finite mean its status; a number is never made up for it."""
-        if status[row] > code("truncated") or np.isfinite(means[row]):
+        if rows.status[row] > code("truncated") or np.isfinite(means[row]):
             return
         failed = self._engine.failed.get(sequence)
-        status[row] = code("failed" if failed else "non_finite")
-        reasons[row] = failed or "a loss is not a finite number"
+        rows.status[row] = code("failed" if failed else "non_finite")
+        rows.reasons[row] = failed or "a loss is not a finite number"
+
+
+def _cut(messages: Sequence[Message], turns: str) -> Sequence[Message]:
+    """The conversation up to the turn that counts, or all of it."""
+    answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    if not answers or turns == "all":
+        return messages
+    return messages[: (answers[0] if turns == "first" else answers[-1]) + 1]
+
+
+def before(config: Any) -> tuple[str, dict[str, Any]] | None:
+    """The score whose stored losses those in context under `config.turns` take rows from."""
+    return None if config.turns == "first" else ("perplexity", {"turns": "first", "model": config.model})
 
 
 @dataclass(frozen=True)

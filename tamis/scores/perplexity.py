@@ -11,8 +11,9 @@ the perplexity, so that it cannot overflow and ranks the same.
 **Gives.** float64 (n,), higher is harder for the model. Not scored: `empty_response`, `no_target_tokens`,
 `too_long` (the prompt alone fills --max-tokens), `refused`, `non_finite`, `failed`. `truncated`: the mean is
 over what is left.
-**Cost.** One pass, 2 P operations a token; logits only where a token counts. Shared with `ifd` where that ran
-with `whole` losses.
+**Cost.** One pass, 2 P operations a token, head included; stored once for all `tokens` but "prompt", and for
+`ifd`. With `turns` other than "first" rows of several exchanges pass twice: the first exchange, which `ifd`
+asks for, and what this rule takes. All others pass once.
 **Departs.** The released script also scores rows whose response is empty or cut off altogether;
 `compatible=True` does.
 **Relations.** Strategies `ppl-top` and `ppl-mid`. `tokens="response"` is the numerator of `ifd`.
@@ -31,7 +32,8 @@ from tamis.core.method import Method
 from tamis.core.status import code
 from tamis.representations._context import Context
 from tamis.scores._context import Scored
-from tamis.scores._likelihood import TURNS, LikelihoodScorer
+from tamis.scores._likelihood import TURNS, LikelihoodScorer, Losses
+from tamis.scores._likelihood import before as before_turns
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Message
@@ -71,8 +73,7 @@ class PerplexityScorer(LikelihoodScorer):
     """Derives the mean from the stored losses."""
 
     def __init__(self, config: Config, context: Context) -> None:
-        whole = config.tokens == "all"
-        super().__init__("perplexity", context, config.model, config.turns, whole, direct=False)
+        super().__init__("perplexity", context, config.model, config.turns)
         self.config = config
 
     def derive(self, stored: Mapping[str, np.ndarray], status: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +85,7 @@ class PromptScorer(LikelihoodScorer):
     """Scores prompts alone; nothing of the responses passes through the model."""
 
     def __init__(self, config: Config, context: Context) -> None:
-        super().__init__("perplexity", context, config.model, "first", whole=True, direct=False)
+        super().__init__("perplexity", context, config.model, "first")
         self.compatible = config.compatible
 
     @cached_property
@@ -110,15 +111,15 @@ class PromptScorer(LikelihoodScorer):
                 if status[i] <= code("truncated"):
                     status[i] = code(_answered(messages, rendered[i].status))
         reasons = {i: row.reason for i, row in enumerate(rendered) if row.reason}
-        rows = np.flatnonzero(status <= code("truncated"))
-        sequences = [rendered[row].ids for row in rows]
-        losses = self._engine.losses(sequences, [np.arange(len(ids)) > 0 for ids in sequences], advance)
+        asked = np.flatnonzero(status <= code("truncated")).tolist()
+        rows = Losses(rendered, [], status, reasons)
+        ids = [rendered[row].ids for row in asked]
+        losses = self._losses(rows, ids, [np.arange(len(each)) > 0 for each in ids], advance)
         values = np.full(len(rendered), np.nan)
-        for k, row in enumerate(rows.tolist()):
+        for k, row in enumerate(asked):
             values[row] = losses[k].mean(dtype=np.float64)
-            self._broken(row, k, values, status, reasons)
-        values[status > code("truncated")] = np.nan
-        return Scored(values, status, np.array([len(row.ids) for row in rendered], np.int32), reasons)
+            self._broken(rows, row, k, values)
+        return rows.scored(values)
 
 
 def _answered(messages: Sequence[Message], status: str) -> str:
@@ -132,6 +133,12 @@ def prepare(config: Config, context: Context) -> LikelihoodScorer:
     return (PromptScorer if config.tokens == "prompt" else PerplexityScorer)(config, context)
 
 
+def before(config: Config) -> tuple[str, dict[str, Any]] | None:
+    """The score that is stored before this one."""
+    return None if config.tokens == "prompt" else before_turns(config)
+
+
 METHOD = Method(
-    "perplexity", prepare, Config, __doc__ or "", needs=("model",), derive=derived, paths=("model",)
-)
+    "perplexity", prepare, Config, __doc__ or "", needs=("model",), derive=derived, paths=("model",),
+    before=before,
+)  # fmt: skip

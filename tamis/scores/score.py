@@ -17,7 +17,7 @@ from tamis.core.shards import Made, make_shards
 from tamis.core.signal import StoredSignal, signal_recipe
 from tamis.core.store import Store, shard_bounds
 from tamis.representations._context import Context, Outside
-from tamis.scores._context import OfPool
+from tamis.scores._context import Further, OfPool, Scored
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
@@ -29,6 +29,7 @@ class Scores(StoredSignal):
 
     derive: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None
     warns: Callable[[np.ndarray], list[str]] | None = None
+    before: tuple[str, ...] = ()  # digests of the scores that it goes on from
 
     @property
     def warnings(self) -> list[str]:
@@ -97,35 +98,82 @@ def score(
         store=store,
         queries=queries or {},
     )
-    scorer = chosen.run(config, context)
-    recipe = signal_recipe(chosen, scorer.recipe, pool.digest, len(pool))
-    bounds = shard_bounds(len(pool))
-    thing = Store(store).open("scores", recipe, len(bounds))
-    by_place = scorer if isinstance(scorer, (Outside, OfPool)) else None
-    if thing.state != "complete":
-        if isinstance(scorer, Outside):
-            scorer.match(pool.ids)
-        if isinstance(scorer, OfPool):
-            scorer.fit(pool, quiet)
+    making = Making(chosen, config, context, pool)
     with progress(len(pool), "rows", f"score {chosen.name}", quiet) as advance:
-
-        def make(start: int, stop: int) -> Made:
-            if by_place is not None:
-                scored = by_place.rows(start, stop)
-            else:
-                scored = scorer.score(pool.conversations(start, stop), lambda tokens: None)
-            advance(stop - start)
-            arrays = {"values": scored.values, "status": scored.status, "tokens": scored.tokens}
-            arrays |= scored.columns
-            return Made(arrays, scored.reasons, int(np.maximum(scored.tokens, 0).sum(dtype=np.int64)))
-
-        def running() -> dict[str, Any]:
-            return dict(getattr(scorer, "execution", {}))
-
-        make_shards(Store(store), thing, bounds, make, method=chosen.name, execution=running, share=share)
-    hooks = (getattr(scorer, name, None) for name in ("derive", "warnings_of"))
-    found = Scores(chosen, config, thing, pool.ids, running(), *hooks)
+        making.run(share, advance, quiet)
+    scorer, thing = making.scorer, making.thing
+    derive, warns = (getattr(scorer, name, None) for name in ("derive", "warnings_of"))
+    found = Scores(chosen, config, thing, pool.ids, making.execution(), derive, warns, making.digests_before)
     facts = getattr(scorer, "facts", None)  # of what is stored, for the manifest
     if facts is not None and thing.state == "complete":
         found = replace(found, execution={**found.execution, **facts(found.columns)})
     return found
+
+
+class Making:
+    """A score of a pool in the store, and the one that it goes on from, if any."""
+
+    def __init__(self, method: Method, config: Any, context: Context, pool: Pool) -> None:
+        self.method, self.pool = method, pool
+        self.scorer = method.run(config, context)
+        recipe = signal_recipe(method, self.scorer.recipe, pool.digest, len(pool))
+        self._bounds = shard_bounds(len(pool))
+        self._store = Store(context.store)
+        self.thing = self._store.open("scores", recipe, len(self._bounds))
+        self.before: Making | None = None
+        named = method.before(config) if method.before is not None else None
+        if named is not None:
+            from tamis.scores import SCORES
+
+            other = SCORES[named[0]]
+            self.before = Making(other, other.configure(named[1]), context, pool)
+
+    @property
+    def digests_before(self) -> tuple[str, ...]:
+        """Stored things that it goes on from, nearest first."""
+        return () if self.before is None else (self.before.thing.digest, *self.before.digests_before)
+
+    def execution(self) -> dict[str, Any]:
+        """How the scorer runs here."""
+        return dict(getattr(self.scorer, "execution", {}))
+
+    def run(self, share: tuple[int, int] | None, advance: Callable[[int], None], quiet: bool) -> None:
+        """Make the missing shards, or one worker's share of them."""
+        scorer = self.scorer
+        if self.thing.state != "complete":
+            if isinstance(scorer, Outside):
+                scorer.match(self.pool.ids)
+            if isinstance(scorer, OfPool):
+                scorer.fit(self.pool, quiet)
+
+        def make(start: int, stop: int) -> Made:
+            made = self._scored(start, stop)
+            advance(stop - start)
+            arrays = {"values": made.values, "status": made.status, "tokens": made.tokens} | made.columns
+            return Made(arrays, made.reasons, made.tokens_read, made.flops)
+
+        make_shards(
+            self._store, self.thing, self._bounds, make, method=self.method.name, execution=self.execution,
+            share=share,
+        )  # fmt: skip
+
+    def _scored(self, start: int, stop: int) -> Scored:
+        scorer = self.scorer
+        if isinstance(scorer, (Outside, OfPool)):
+            made: Scored = scorer.rows(start, stop)
+            return made
+        conversations = self.pool.conversations(start, stop)
+        if self.before is not None and isinstance(scorer, Further):
+            return scorer.further(conversations, self.before.stored(start, stop), lambda tokens: None)
+        made = scorer.score(conversations, lambda tokens: None)
+        return made
+
+    def stored(self, start: int, stop: int) -> Scored:
+        """The shard [start, stop), made if it is not there."""
+        shard = self._bounds.index((start, stop))
+        if shard in self.thing.missing():
+            self.run((shard + 1, len(self._bounds)), lambda rows: None, True)
+        names = ("values", "status", "tokens", *getattr(self.scorer, "columns", ()))
+        arrays = {name: np.array(self.thing.array(shard, name)) for name in names}
+        own = [arrays.pop(name) for name in ("values", "status", "tokens")]
+        return Scored(own[0], own[1], own[2], self.thing.reasons(shard), arrays)

@@ -137,19 +137,25 @@ def tried(run: Any, pool: Known, seconds: float = CALIBRATION_S) -> Trial:
     like = [each for count, each in runs if 2 * count >= max(count for count, _ in runs)]
     found.per_token = float(np.median(like))
     found.idle = max(0.0, 1.0 - (time.process_time() - cpu) / max(found.seconds, 1e-9))
-    found.once = max(found.once - found.per_token * float(np.maximum(first.tokens, 0).sum()), 0.0)
+    found.once = max(found.once - found.per_token * _read(first), 0.0)
     return found
 
 
 def _count(found: Trial, pool: Known, rows: np.ndarray, made: Any) -> int:
     assert pool.pool is not None
-    tokens = int(np.maximum(made.tokens, 0).sum(dtype=np.int64))
+    tokens = _read(made)
     found.rows += len(rows)
     found.tokens += tokens
     found.characters += float(np.sum(pool.pool.chars[rows]))
     found.arrays = dict(getattr(made, "arrays", {})) or {"values": made.values}
     found.bytes += sum(array.nbytes for array in found.arrays.values())
     return tokens
+
+
+def _read(made: Any) -> int:
+    """Tokens that were read: those of a score may go through the model more than once."""
+    read = getattr(made, "tokens_read", None)
+    return int(np.maximum(made.tokens, 0).sum(dtype=np.int64)) if read is None else int(read)
 
 
 def _run(run: Any, pool: Known, rows: np.ndarray) -> Any:

@@ -65,6 +65,7 @@ class Work:
         self.config = method.configure(parameters)
         self.paid_once = False
         self.after: Strategy | None = None  # whose first stage trains the model that this is made with
+        self.before: Work | None = None  # whose stored numbers this goes on from
 
     def runner(self, role: str) -> Any:
         """The configured method, or None where the model's folder does not hold what it needs."""
@@ -93,6 +94,12 @@ class Work:
         return "model" in self.method.needs or "scorer" in self.method.needs
 
     @property
+    def which(self) -> str:
+        """What tells it from other work of the same method: the turns that losses in context are of."""
+        whole = self.method.name == "perplexity" and self.config.tokens != "prompt"
+        return f" (turns: {self.config.turns})" if whole else ""
+
+    @property
     def asks_server(self) -> bool:
         """Whether rows are sent to a server, which may cost money: such a method is never tried."""
         return "server" in self.method.needs
@@ -108,6 +115,8 @@ class Work:
         found = None
         if self.passes_model:
             found = ledger_rate(self.machine.store, self.method.name, self.made_by("pool"), device)
+        if found is None and self.before is not None and self.before.rate is not None:
+            return replace(self.before.rate, once=0.0)  # the same model, which is loaded by then
         trial = self.trial if found is None else None
         if trial is not None and trial.tokens:
             how = f"trial: {trial.rows:,} rows, {trial.tokens:,} tokens in {trial.seconds:.1f} s here"
@@ -119,6 +128,8 @@ class Work:
     @cached_property
     def trial(self) -> Trial | None:
         """Some real rows run here, where weights and rows are at hand."""
+        if self.before is not None:
+            return self.before.trial
         possible = self.pool_runner is not None and self.pool.pool is not None and len(self.pool.pool)
         possible = possible and not self.asks_server
         if not possible or not self.machine.calibrate or (self.passes_model and not self.machine.weights):
@@ -195,7 +206,7 @@ class Work:
         """Tokens of all rows after truncation, and how they were counted."""
         most = self.machine.settings.max_tokens
         if known.tokens_per_row is not None:
-            return known.rows * min(known.tokens_per_row, most), known.how
+            return self._imagined(known, most)
         assert known.pool is not None
         runner = self.pool_runner if role == "pool" else self.runner(role)
         count: Callable[[Any], list[int]] | None = getattr(runner, "count_tokens", None)
@@ -209,10 +220,21 @@ class Work:
             return float(cut.sum()) * known.scale, "characters / 4, for the model has no tokenizer here"
         return 0.0, "none are counted"
 
+    def _imagined(self, known: Known, most: int) -> tuple[float, str]:
+        assert known.tokens_per_row is not None
+        if self.before is not None and self.before.method is self.method:
+            return 0.0, "rows of one exchange are assumed, which the stage before has read"
+        part = "" if self.before is None else ", all of it response: at most"
+        return known.rows * min(known.tokens_per_row, most), known.how + part
+
     def _flops_per_token(self, length: float) -> float:
         if not self.passes_model:
             return float(getattr(self.pool_runner, "flops_per_token", 0.0) or 0.0)
-        return 0.0 if self.machine.lm is None else self.machine.lm.forward_flops(length)
+        lm = self.machine.lm
+        if lm is None:
+            return 0.0
+        head = lm.head_flops if self.method.before is not None else 0.0  # losses, of about every token
+        return lm.forward_flops(length) + head
 
     def _seconds(self, tokens: float, flops: float, rows: int) -> tuple[float, str]:
         rate, lm = self.rate, self.machine.lm
@@ -237,7 +259,10 @@ class Work:
     def _disk(self, rows: int, tokens: float, shards: int) -> tuple[float, str]:
         extra = shards * _SHARD_FILES_BYTES + _META_BYTES
         if self.kind == "scores":
-            return rows * 13.0 + extra, "13 bytes a row: value, status, tokens"
+            each = getattr(self.pool_runner, "row_bytes", 13)
+            return rows * float(
+                each
+            ) + extra, f"{each} bytes a row: value, status, tokens, other columns"
         if self.method.compare is None:
             size = np.dtype(getattr(self.pool_runner, "dtype", None) or self._vector_dtype()).itemsize
             return rows * (self.width * size + 5.0) + extra, f"{self.width} x {size} + 5 bytes a row"

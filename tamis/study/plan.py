@@ -25,6 +25,7 @@ from tamis.core.method import Method
 from tamis.core.store import Store, shard_bounds
 from tamis.models.lm import LanguageModel, describe_model, weight_files
 from tamis.representations import REPRESENTATIONS
+from tamis.scores import SCORES
 from tamis.study._plan_choice import choice_stage, own_seconds, writing_stages
 from tamis.study._plan_pool import Known, imagined, known_pool
 from tamis.study._plan_rates import resident_bytes
@@ -141,8 +142,12 @@ def _planned(asked: Asked, lm: LanguageModel | None, loading: float, scratch: Pa
 
 
 def _key(strategy: Strategy) -> str:
-    after = f" after training: {strategy.name}" if strategy.pre is not None else ""
+    after = _suffix(strategy if strategy.pre is not None else None)
     return _key_of(str(strategy.signal), strategy.signal_parameters) + after
+
+
+def _suffix(after: Strategy | None) -> str:
+    return "" if after is None else f" after training: {after.name}"
 
 
 def _key_of(name: str, parameters: Mapping[str, Any]) -> str:
@@ -152,21 +157,28 @@ def _key_of(name: str, parameters: Mapping[str, Any]) -> str:
 def _works(
     asked: Asked, machine: Machine, pool: Known, queries: Mapping[str, Known] | None = None
 ) -> dict[str, Work]:
-    """Each signal once, whatever strategies share it; before a score the counts that it is made from."""
+    """Each signal once, whatever strategies share it; before a score what it is made from."""
     found: dict[str, Work] = {}
 
-    def add(key: str, kind: str, method: Method, parameters: Mapping[str, Any]) -> None:
+    def add(
+        key: str, kind: str, method: Method, parameters: Mapping[str, Any], after: Strategy | None = None
+    ) -> Work:
         work = Work(kind, method, parameters, _machine_of(method, parameters, machine), pool, queries)
         part = getattr(work.pool_runner, "made_from", None) if "query" in method.needs else None
         if part is not None:
             add(_key_of(*part), "representation", REPRESENTATIONS[part[0]], part[1])
-        found.setdefault(key, work)
+        named = method.before(work.config) if method.before is not None else None
+        if named is not None:
+            own = _key_of(*named) + _suffix(after)
+            work.before = add(own, "scores", SCORES[named[0]], named[1], after)
+        work.after = after
+        return found.setdefault(key, work)
 
     for strategy in _with_first(asked.strategies):
         if strategy.signal is not None and _key(strategy) not in found:
             kind = "representation" if strategy.representation else "scores"
-            add(_key(strategy), kind, strategy.methods()[0], strategy.signal_parameters)
-            found[_key(strategy)].after = strategy if strategy.pre is not None else None
+            after = strategy if strategy.pre is not None else None
+            add(_key(strategy), kind, strategy.methods()[0], strategy.signal_parameters, after)
         if strategy.vectors is not None:
             parameters = strategy.vector_parameters
             key = _key_of(strategy.vectors, parameters)
@@ -286,20 +298,24 @@ def _signals(
 ) -> list[Stage]:
     """Queries first, as `select` does it, then the pool; no queries for the vectors beside a score; before a
     score by a model that is trained first, the stages of that."""
-    found = []
+    found: list[Stage] = []
+    trained: set[str] = set()
     strategies = _with_first(asked.strategies)
     apart = {_key_of(s.vectors, s.vector_parameters) for s in strategies if s.vectors is not None}
     apart -= {_key(strategy) for strategy in strategies if strategy.representation is not None}
     for key, work in works.items():
         name = work.method.name
         if work.after is not None and work.after.pre is not None:
-            found += pre_stages(work.after, works[_key(work.after.pre.strategy)], pool, per_row)
+            if work.after.name not in trained:
+                found += pre_stages(work.after, works[_key(work.after.pre.strategy)], pool, per_row)
+            trained.add(work.after.name)
             name += " with the trained model"
         if work.kind == "representation" and key not in apart:
             found += [work.stage(f"encode query {task} by {name}", q, "query") for task, q in queries.items()]
-        found.append(
-            work.stage(f"{'encode' if work.kind == 'representation' else 'score'} the pool by {name}", pool)
-        )
+        verb = "encode" if work.kind == "representation" else "score"
+        stage = work.stage(f"{verb} the pool by {name}{work.which}", pool)
+        if stage.digest is None or all(stage.digest != other.digest for other in found):
+            found.append(stage)
     return found
 
 

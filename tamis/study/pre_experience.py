@@ -47,7 +47,8 @@ def signal_after(strategy: Strategy, pool: Pool, request: Request) -> Signal:
     made = experience(strategy.pre, pool, request)
     signal = signal_of(strategy, pool, request.queries, made.settings)
     execution = {**signal.execution, "model": str(made.settings.model)}
-    return replace(signal, execution=execution, pre=made.facts, pre_digests=made.digests)
+    paid = (*made.digests, *signal.pre_digests)
+    return replace(signal, execution=execution, pre=made.facts, pre_digests=paid)
 
 
 def experience(pre: Pre, pool: Pool, request: Request) -> Experience:
@@ -57,11 +58,12 @@ def experience(pre: Pre, pool: Pool, request: Request) -> Experience:
 
     settings = request.settings
     first = replace(
-        request, strategies=[pre.strategy], budgets=[Budget(pre.rows, "rows")], within=None,
+        request, strategies=[pre.strategy], budgets=[Budget(pre.rows_of(len(pool)), "rows")], within=None,
         allow_underflow=True, exclude=(), report=False,
     )  # fmt: skip
     (subset,) = run(pool, first, None)
-    signals = signal_of(pre.strategy, pool, {}, settings).digests
+    chosen_by = signal_of(pre.strategy, pool, {}, settings)
+    signals = (*chosen_by.digests, *chosen_by.pre_digests)
     trained = train(
         subset,
         model=str(settings.model),
@@ -75,7 +77,7 @@ def experience(pre: Pre, pool: Pool, request: Request) -> Experience:
     )
     facts = {
         "strategy": pre.strategy.name,
-        "asked_rows": pre.rows,
+        "asked_rows": pre.rows_of(len(pool)),
         "chosen_rows": len(subset),
         "choice": subset.facts["notes"],
         "model": trained.digest,

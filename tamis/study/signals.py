@@ -57,7 +57,7 @@ class Signal:
     warnings: tuple[str, ...] = ()
     vectors: Any = None  # `Vectors` of the rows, where the strategy names a representation beside its score
     pre: Mapping[str, Any] | None = None  # facts about the stage before the signal
-    pre_digests: tuple[str, ...] = ()  # stored things that it took
+    pre_digests: tuple[str, ...] = ()  # stored things that it took, and those that the score goes on from
 
 
 def prepared(
@@ -106,7 +106,7 @@ def _scores(
     usable = statuses.scored(codes)
     return Signal(
         scores.values, usable, statuses.counts(codes), digests=digests, execution=scores.execution,
-        vectors=vectors, warnings=tuple(scores.warnings),
+        vectors=vectors, warnings=tuple(scores.warnings), pre_digests=scores.before,
     )  # fmt: skip
 
 

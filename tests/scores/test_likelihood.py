@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import tamis
+from tamis.core.cost import totals
 from tamis.core.status import code
 from tamis.lab import NANO, write_lab
+from tamis.models.losses import LossEngine
 from tamis.pools.pool import Message
 from tamis.representations._context import Context
 from tamis.scores import ifd, perplexity
@@ -131,9 +133,10 @@ def test_faults_in_the_engine_are_never_a_number(monkeypatch: pytest.MonkeyPatch
 
     def broken(sequences, wanted, advance):
         found = inner(sequences, wanted, advance)
-        found[1][:] = np.nan
-        found[2][0] = np.inf
-        scorer._engine.executor.failed[1] = "does not fit"
+        if len(found) == 3:
+            found[1][:] = np.nan
+            found[2][-1] = np.inf
+            scorer._engine.executor.failed[1] = "does not fit"
         return found
 
     monkeypatch.setattr(scorer._engine, "losses", broken)
@@ -158,10 +161,114 @@ def test_scores_of_a_pool_are_stored_once_for_both_ratios(tmp_path: Path) -> Non
     assert loss.digest == other.digest
     finite = np.isfinite(loss.values)
     assert finite.any() and (finite == (loss.status == "ok")).all()
-    assert len(list((tmp_path / "store" / "scores").iterdir())) == 1
+    # Two things: the losses in context, which `perplexity` reads too, and the direct ones.
+    assert loss.before == other.before and len(list((tmp_path / "store" / "scores").iterdir())) == 2
+    context_pass = tamis.score(pool, "perplexity", parameters={"turns": "first"}, **options)
+    assert loss.before == (context_pass.digest,)
     np.testing.assert_allclose(
         np.log(other.values), loss.columns["nll_response"] - loss.columns["nll_direct"]
     )
+
+
+# --- one pass for several scores ------------------------------------------------------------------------
+
+TALKS = [
+    [USER, ANSWER],
+    [USER, ANSWER, *SECOND],
+    [USER, ANSWER, Message("user", "And then?")],
+    [USER],
+    [USER, Message("assistant", " ")],
+    [Message("user", "word " * 200), ANSWER, *SECOND],
+    [USER, Message("assistant", "many words " * 100)],
+    [Message("user", "Say a."), Message("assistant", "a")],
+]
+
+
+def write_talks(path: Path, talks: Sequence[Sequence[Message]]) -> Path:
+    rows = [{"messages": [m._asdict() for m in talk]} for talk in talks]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+class Passes:
+    """Tokens that went through the model, call by call."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[int] = []
+        inner = LossEngine.losses
+
+        def counted(engine, sequences, wanted, *rest):
+            self.calls.append(sum(map(len, sequences)))
+            return inner(engine, sequences, wanted, *rest)
+
+        monkeypatch.setattr(LossEngine, "losses", counted)
+        monkeypatch.setattr(LossEngine, "_check", lambda engine: None)  # a row of its own
+
+    def since(self) -> int:
+        found, self.calls = sum(self.calls), []
+        return found
+
+
+def test_one_pass_in_context_serves_perplexity_and_ifd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_talks(tmp_path / "pool.jsonl", TALKS)
+    common: dict[str, Any] = {"model": str(NANO), "dtype": "float32", "max_tokens": 64}
+    given = context(max_tokens=64)
+    scorers = {
+        "ifd": ifd.prepare(ifd.Config(), given),
+        "first": perplexity.prepare(perplexity.Config(turns="first"), given),
+        "perplexity": perplexity.prepare(perplexity.Config(), given),
+    }
+    alone = {name: scored(scorer, TALKS) for name, scorer in scorers.items()}
+    read = {name: sum(scorer.count_tokens(TALKS)) for name, scorer in scorers.items()}
+    # Under "all" only the rows of several exchanges, or that end with a question, are still to be read.
+    several = [TALKS[1], TALKS[2], TALKS[5]]
+    assert read["perplexity"] == sum(len(scorers["perplexity"].renderer.render(t).ids) for t in several)
+    passes = Passes(monkeypatch)
+    stored: dict[tuple[str, ...], dict[str, Any]] = {}
+    for order in (("ifd", "perplexity"), ("perplexity", "ifd")):
+        store = tmp_path / "-".join(order)
+        pool = tamis.read_pool([path], store=store)
+        assert len(pool) == len(TALKS)
+        passes.since()
+        found = {}
+        for number, name in enumerate(order):
+            found[name] = tamis.score(pool, name, store=store, **common)
+            spent = passes.since()
+            assert spent == read[name] + (0 if number else read["first"]), (order, name)
+            np.testing.assert_allclose(found[name].values, alone[name][0], rtol=1e-5, equal_nan=True)
+            assert found[name].codes.tolist() == alone[name][1].tolist()
+        tamis.score(pool, "perplexity", parameters={"tokens": "response"}, store=store, **common)
+        tamis.score(pool, "ifd", parameters={"ratio": "perplexity"}, store=store, **common)
+        assert passes.since() == 0
+        ledger = totals(store, {found["ifd"].digest, found["perplexity"].digest, *found["ifd"].before})
+        assert sum(each["tokens"] for each in ledger.values()) == sum(read.values())
+        stored[order] = {name: each.values.tobytes() for name, each in found.items()}
+    assert len({tuple(sorted(each.items())) for each in stored.values()}) == 1  # whatever came first
+
+
+def test_operations_in_the_ledger_are_those_of_both_passes(tmp_path: Path) -> None:
+    pool = tamis.read_pool([write_talks(tmp_path / "pool.jsonl", TALKS[:1])], store=tmp_path)
+    found = tamis.score(pool, "ifd", model=str(NANO), dtype="float32", store=tmp_path)
+    scorer = ifd.prepare(ifd.Config(), context())
+    lm, row = scorer._described, scorer.renderer.render(TALKS[0])
+    whole, direct, response = len(row.ids), len(scorer.opening) + int(row.mask.sum()), int(row.mask.sum())
+    spent = totals(tmp_path, {found.digest, *found.before})
+    head = 2 * 192 * 1024
+    assert spent[found.before[0]]["flops"] == pytest.approx(
+        whole * lm.forward_flops(whole) + head * (whole - 1)
+    )
+    assert spent[found.digest]["flops"] == pytest.approx(direct * lm.forward_flops(direct) + head * response)
+
+
+def test_a_reason_in_context_is_the_reason_of_ifd(tmp_path: Path) -> None:
+    """A row that is refused, or too long, is so in both, with its reason."""
+    talks = [[USER, ANSWER], [Message("user", "word " * 200), ANSWER]]
+    pool = tamis.read_pool([write_talks(tmp_path / "pool.jsonl", talks)], store=tmp_path)
+    found = tamis.score(pool, "ifd", model=str(NANO), dtype="float32", store=tmp_path, max_tokens=64)
+    assert found.status.tolist() == ["ok", "too_long"] and np.isnan(found.values[1])
+    assert "its prompt alone reaches" in found.thing.reasons(0)[1]
 
 
 def golden_talks(golden: Path) -> list[list[Message]]:

@@ -74,7 +74,8 @@ def test_the_manifest_has_the_stage_and_its_bill(lab: Path, tmp_path: Path) -> N
     assert bill["tokens"] == done["tokens"] and bill["flops"] == 6 * done["parameters"] * done["tokens"]
     kinds = {digest: kind for kind, digest, _ in Store(tmp_path / "store").things()}
     paid = [kinds.get(digest, "subset") for digest in manifest["ledger"]]
-    assert paid.count("scores") == 2 and {"representation", "model", "rendering", "pool"} <= set(paid)
+    # Perplexity of prompts, losses in context by the trained model, and IFD.
+    assert paid.count("scores") == 3 and {"representation", "model", "rendering", "pool"} <= set(paid)
 
 
 def test_the_same_recipe_gives_the_same_bytes_and_trains_once(
