@@ -1,5 +1,5 @@
-"""Kill `represent` and `select` on the laboratory again and again; every time the repeated command must end
-with the bytes of an undisturbed run.
+"""Kill `represent`, `score` and `select` on the laboratory again and again; every time the repeated command
+must end with the bytes of an undisturbed run.
 
     python benchmarks/crash.py --kills 50 --out benchmarks/results/crash.json
 
@@ -27,7 +27,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+VERBS = ("represent", "select", "score")
 NANO = ROOT / "tamis" / "lab" / "nano"
+STEPS = {"represent": 90, "select": 90, "score": 320}
+"""A kill at a step comes at one of the first so many."""
 OUTSIDE_IDENTITY = ("ledger", "execution", "elsewhere")  # of a manifest
 
 DIE_AT_STEP = """
@@ -61,6 +64,7 @@ def commands(folder: Path, lab: Path, with_model: bool = True) -> dict[str, list
     strategies = ["--strategy", "rds/round-robin,ngrams/top-k,longest,random", "--budget", "3000tok"]
     return {
         "represent": ["represent", "rds", *pool, *model],
+        "score": ["score", "ifd", *pool, *model],
         "select": ["select", *pool, *model, *_target(folder, lab), *strategies],
     }
 
@@ -139,7 +143,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=75)
+    parser.add_argument("--verbs", nargs="+", choices=VERBS, default=VERBS)
     parser.add_argument("--rows", type=int, default=2500, help="rows of the laboratory's pool")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -151,7 +156,7 @@ def main() -> None:
         lab = Path(work) / "lab"
         write_lab(lab, rows=given.rows, seed=0)
         expected, seconds = {}, {}
-        for verb in ("represent", "select"):
+        for verb in given.verbs:
             start = time.perf_counter()
             folder = Path(work) / f"undisturbed-{verb}"
             assert run(commands(folder, lab)[verb]) == 0
@@ -159,18 +164,22 @@ def main() -> None:
             expected[verb] = contents(folder)
         results = []
         for kill in range(given.kills):
-            verb = ("represent", "select")[kill % 2]
+            verb = given.verbs[kill % len(given.verbs)]
             folder = Path(work) / f"kill-{kill}"
-            if kill % 4 < 2:
+            if kill // len(given.verbs) % 2 == 0:
                 code = run(commands(folder, lab)[verb], kill_after=rng.uniform(0.3, seconds[verb]))
             else:
-                code = run(commands(folder, lab)[verb], die_at=rng.randrange(90))
+                code = run(commands(folder, lab)[verb], die_at=rng.randrange(STEPS[verb]))
             again = run(commands(folder, lab)[verb])
             same = again == 0 and contents(folder) == expected[verb]
             results.append({"verb": verb, "killed": code == -signal.SIGKILL, "same_bytes": same})
             print(f"kill {kill}: {results[-1]}", file=sys.stderr, flush=True)
             shutil.rmtree(folder)
-        disk = [full_disk(lab, expected["select"], size) for size in (600, 1500, 3000)]
+        disk = (
+            [full_disk(lab, expected["select"], size) for size in (600, 1500, 3000)]
+            if "select" in given.verbs
+            else []
+        )
     summary = {
         "kills_asked": given.kills,
         "killed": sum(result["killed"] for result in results),
