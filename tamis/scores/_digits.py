@@ -124,7 +124,6 @@ class DigitScorer:
     def __init__(self, askers: Sequence[Asker], turns: str) -> None:
         self.askers, self.turns = tuple(askers), turns
         self._key = "product" if len(self.askers) > 1 else self.askers[0].aspect
-        self._mean_tokens = 0.0
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -141,12 +140,6 @@ class DigitScorer:
         first = self.askers[0].described
         models = {asker.aspect: asker.path for asker in self.askers}
         return {"device": first.device, "dtype": first.dtype, "scorers": models}
-
-    @property
-    def flops_per_token(self) -> float:
-        """Operations of one token, the mean of the scorers, at the mean length of the prompts so far."""
-        each = [asker.described.forward_flops(self._mean_tokens) for asker in self.askers]
-        return sum(each) / len(each)
 
     def count_tokens(self, conversations: Sequence[Sequence[Message]]) -> list[int]:
         """Tokens of the prompts of each row, of all scorers, after truncation."""
@@ -174,21 +167,21 @@ class DigitScorer:
         of = np.array(rows, np.int64)
         begins = np.unique(of, return_index=True)[1]
         columns: dict[str, np.ndarray] = {"turns": np.bincount(of, minlength=count).astype(np.int32)}
-        product, tokens = np.ones(len(asked)), np.zeros(count, np.int64)
+        product, tokens, flops = np.ones(len(asked)), np.zeros(count, np.int64), 0.0
         reasons: dict[int, str] = {}
         for asker in self.askers:
             values, found_status, read, why = asker.ask(asked, advance)
             columns |= _by_row(asker.aspect, values, of, begins, count)
             product = product * values
             np.maximum.at(status, of, found_status)
+            flops += sum(n * asker.described.forward_flops(n) for n in read.tolist())
             tokens += np.bincount(of, weights=read, minlength=count).astype(np.int64)
             for i, reason in why.items():
                 reasons.setdefault(int(of[i]), reason)
         if len(self.askers) > 1:
             columns |= _by_row("product", product, of, begins, count)
         values = np.where(status <= code("truncated"), columns[self._key], np.nan)
-        self._mean_tokens = float(tokens.sum()) / max(len(asked) * len(self.askers), 1)
-        return Scored(values, status, tokens.astype(np.int32), reasons, columns)
+        return Scored(values, status, tokens.astype(np.int32), reasons, columns, flops=flops)
 
     def derive(self, stored: Mapping[str, np.ndarray], status: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values (n,) by `turns`, and statuses (n,)."""

@@ -1,4 +1,10 @@
-"""Strategy `alpagasus`: from a server to subsets and facts; and facts of the published ratings (G§2.2)."""
+"""Strategy `alpagasus`: from a server to subsets and facts; and facts of published subsets (G§2.2-2.4, 7.7).
+
+What these say and cannot be recomputed, for the files are not at hand: ratings of single rows (only the rows
+at or above 4.5 were published), so the sizes of the groups of equal ratings are taken as stated and the ties
+drawn from them; the 1,000 longest rows and the 1,000 best rated beside them, so their characters, words,
+ratings and 28 common rows; Alpaca whole, so the thresholds on known records; and which rows Cherry dropped.
+"""
 
 from __future__ import annotations
 
@@ -124,9 +130,48 @@ def test_the_published_subsets_and_what_they_share(tmp_path: Path) -> None:
     random = tamis.read_pool([str(shared("data/pool/alpaca_random_9k.jsonl.gz"))], store=tmp_path)
     dolly = tamis.read_pool([str(shared("data/pool/alpagasus_dolly_3k.jsonl.gz"))], store=tmp_path)
     assert (int(np.sum(random.counts)), int(np.sum(dolly.counts))) == (9229, 2996)
-    # Statuses: the empty responses among the published rows would not be judged by default.
-    empty = tamis.score(claude, "length", parameters={"unit": "chars"}, store=tmp_path)
-    assert (empty.status == "empty_response").sum() == 4
+    assert round(100 * 2996 / 15011) == 20 and round(5305 * 3111 / 52002) == 317
+    # 5 % of the file's name is int(0.06 n) of the rows that were left: 136 to 152 of 52,002 were dropped.
+    assert int(np.sum(cherry.counts)) == 3111
+    left = [n for n in range(51_000, 52_003) if int(0.06 * n) == 3111]
+    assert (left[0], left[-1]) == (51_850, 51_866) and (52_002 - left[-1], 52_002 - left[0]) == (136, 152)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "empty", "characters", "with_input"),
+    [
+        ("published/alpagasus/claude_t45.json.gz", 5305, 4, 182, None),
+        ("published/alpagasus/helpfulness_t45.json.gz", 2022, None, 395, None),
+        ("published/cherry/cherry_alpaca_5_percent.json.gz", 3111, 0, 719, 579),
+        ("pool/alpaca_random_9k.jsonl.gz", 9229, 4, None, None),
+    ],
+)
+def test_lengths_and_empty_responses_of_published_subsets(
+    name: str, rows: int, empty: int | None, characters: int | None, with_input: int | None, tmp_path: Path
+) -> None:
+    """By `length` in characters; equal rows, which a pool merges, count as often as they were published."""
+    pool = tamis.read_pool([str(shared(f"data/{name}"))], store=tmp_path)
+    scores = tamis.score(pool, "length", parameters={"unit": "chars"}, store=tmp_path)
+    counts = np.asarray(pool.counts)
+    assert counts.sum() == rows
+    blank = scores.status == "empty_response"
+    if empty is not None:  # they would not be judged, nor drawn at random, by default
+        assert counts[blank].sum() == empty
+    assert (blank == ~np.isfinite(scores.values)).all()
+    if characters is not None:
+        assert round(float((np.nan_to_num(scores.values) * counts).sum() / rows)) == characters
+    if with_input is not None:
+        given = [bool(json.loads(raw)["input"].strip()) for raw in pool.originals(np.arange(len(pool)))]
+        assert counts[given].sum() == with_input
+
+
+def test_characters_of_the_random_control(tmp_path: Path) -> None:
+    """273 is stated for Alpaca whole; a random 9,229 of it agree within their sampling error."""
+    pool = tamis.read_pool([str(shared("data/pool/alpaca_random_9k.jsonl.gz"))], store=tmp_path)
+    values = tamis.score(pool, "length", parameters={"unit": "chars"}, store=tmp_path).values
+    lengths = np.repeat(np.nan_to_num(values), np.asarray(pool.counts))
+    error = lengths.std(ddof=1) / np.sqrt(len(lengths))
+    assert abs(lengths.mean() - 273) < 2 * error < 15
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tamis
+from tamis.core.cost import totals
 from tamis.core.errors import RequestError
 from tamis.core.vectors import unit
 from tamis.lab import NANO, write_lab
@@ -228,6 +229,45 @@ def test_the_plan_counts_the_scorers_own_model(lab: Path, tmp_path: Path) -> Non
             pool, "quality", parameters=quality["quality"], dtype="float32", store=tmp_path / "store"
         )
         assert stage.tokens == scores.tokens.sum() and stage.digest == scores.digest
+
+
+def test_a_plan_of_scores_is_what_the_ledger_then_has(lab: Path, tmp_path: Path) -> None:
+    """Tokens and operations: both passes of IFD, one of them shared with perplexity; quality's prompts."""
+    names, store = ["ifd", "ifd-ppl", "ppl-top", "quality/top-k"], tmp_path / "store"
+    parameters = {"quality": {"model": str(NANO), "prompt": "plain"}}
+    settings = Settings(store=store, model=str(NANO), dtype="float32")
+    request = Asked(
+        resolve(names, parameters), [parse_budget("8")], pool=[str(lab / "pool.jsonl")], settings=settings,
+        calibrate=False,
+    )  # fmt: skip
+    stages = {stage.digest: stage for stage in plan(request).stages if stage.kind == "scores"}
+    assert len(stages) == 4  # losses of first exchanges, of whole rows, of responses alone; digits
+    pool = tamis.read_pool([lab / "pool.jsonl"], store=store)
+    tamis.select(
+        pool, strategy=names, budget=8, model=str(NANO), dtype="float32", store=store, parameters=parameters,
+        out=tmp_path / "out", report=False,
+    )  # fmt: skip
+    spent = totals(store, set(map(str, stages)))
+    for digest, stage in stages.items():
+        assert stage.tokens == spent[str(digest)]["tokens"], stage.name
+        assert stage.flops == pytest.approx(spent[str(digest)]["flops"], rel=0.05), stage.name
+        assert stage.flops > 0, stage.name
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert {str(digest) for digest in stages} <= manifest["ledger"].keys()
+
+
+def test_a_plan_for_a_model_of_which_only_the_config_is_here_has_both_passes(tmp_path: Path) -> None:
+    request = Asked(
+        resolve(["ifd"], {}), [parse_budget("8")], rows=1000, tokens_per_row=100.0, calibrate=False,
+        settings=Settings(store=tmp_path, model=str(NANO / "config.json"), dtype="float32"), tflops=1.0,
+    )  # fmt: skip
+    first, second = [stage for stage in plan(request).stages if stage.kind == "scores"]
+    assert first.name.endswith("(turns: first)") and second.name == "score the pool by ifd"
+    # 2 for each parameter of body and head, and attention to half of 100 tokens.
+    layers, heads_times_size = 6, 192
+    each = 2 * 2_435_520 + 2 * 192 * 1024 + 4 * layers * heads_times_size * 50.5
+    assert first.flops == second.flops == pytest.approx(1e5 * each)
+    assert "at most" in second.how["tokens"]
 
 
 def test_trace_shows_the_score_and_not_what_it_is_derived_from(pool: Pool, tmp_path: Path) -> None:
