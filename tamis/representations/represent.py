@@ -4,32 +4,68 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tamis.core.errors import RequestError
 from tamis.core.method import Method
 from tamis.core.progress import progress
 from tamis.core.shards import Made, make_shards
 from tamis.core.signal import StoredSignal, signal_recipe
+from tamis.core.status import scored
 from tamis.core.store import Store, Thing, shard_bounds
 from tamis.representations._context import Context, Encoder, Outside
+from tamis.representations.less import Gradients
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
+    from tamis.pools.view import PoolRows
 
 _SAMPLE_ROWS = 256
 
 
+@dataclass(frozen=True)
 class Representation(StoredSignal):
-    """A stored representation of one pool: vectors in shards; a status and a token count for each row."""
+    """A stored representation of one pool: vectors in shards; a status and a token count for each row.
+
+    `parts`: where it is a weighted sum over checkpoints, the representation at each, and their `weights`;
+    `thing`, statuses and tokens are then of the first, and a row that any part lacks has that one's status.
+    """
+
+    parts: tuple[Representation, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Status codes (n,) uint8."""
+        found = self.thing.joined("status")
+        for part in self.parts[1:]:
+            theirs = part.thing.joined("status")
+            found = np.where(scored(found) & ~scored(theirs), theirs, found)
+        return found
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Names of the stored things."""
+        return tuple(part.digest for part in self.parts) or (self.digest,)
+
+    @property
+    def state(self) -> str:
+        """`complete` when all of it is."""
+        return next((p.thing.state for p in self.parts if p.thing.state != "complete"), self.thing.state)
 
     def array(self) -> Any:
         """All vectors (n, d) in memory: float16 or float32 array, or a sparse matrix for hashed n-grams.
 
-        Rows whose status is not scored are zero.
+        Rows whose status is not scored are zero. Of a sum, the parts' vectors side by side, each times the
+        root of its weight.
         """
+        if self.parts:
+            pairs = zip(self.weights, self.parts, strict=True)
+            return np.concatenate([np.float32(w**0.5) * part.array() for w, part in pairs], axis=1)
         if self.method.compare is None:
             return self.thing.joined("vectors")
         from tamis.representations.ngrams import counts_matrix
@@ -84,22 +120,44 @@ def represent(
         compatible=compatible,
         store=store,
     )
-    encoder: Encoder = chosen.run(config, context)
+    encoder = chosen.run(config, context)
+    if not isinstance(encoder, Gradients):
+        return encoded(pool, chosen, config, encoder, store, share, quiet)
+    encoder.need_parts()
+    if role == "pool" and (encoder.config.keep != "vectors" or encoder.config.shortlist is not None):
+        raise RequestError(
+            f"{chosen.name}: a shortlist, and keep=similarity, depend on the queries; use `tamis select`"
+        )
+    parts = tuple(encoded(pool, chosen, config, part, store, share, quiet) for part in encoder.parts)
+    first = parts[0].thing
+    return Representation(chosen, config, first, pool.ids, encoder.execution, parts, encoder.weights)
+
+
+def encoded(
+    pool: Pool | PoolRows,
+    method: Method,
+    config: Any,
+    encoder: Encoder,
+    store: str | Path,
+    share: tuple[int, int] | None = None,
+    quiet: bool = True,
+) -> Representation:
+    """What `encoder` makes of the rows of `pool`, stored; what is there already is not made again."""
     if not quiet:
         for warning in getattr(encoder, "warnings", ()):
             print(f"tamis: {warning}", file=sys.stderr)
     bounds = shard_bounds(len(pool))
-    recipe = signal_recipe(chosen, encoder.recipe, pool.digest, len(pool))
+    recipe = signal_recipe(method, encoder.recipe, pool.digest, len(pool))
     thing = Store(store).open("representation", recipe, len(bounds))
     if thing.state != "complete":
-        _encode_all(Store(store), thing, pool, chosen, encoder, share, quiet)
-    return Representation(chosen, config, thing, pool.ids, encoder.execution)
+        _encode_all(Store(store), thing, pool, method, encoder, share, quiet)
+    return Representation(method, config, thing, pool.ids, encoder.execution)
 
 
 def _encode_all(
     store: Store,
     thing: Thing,
-    pool: Pool,
+    pool: Pool | PoolRows,
     method: Method,
     encoder: Encoder,
     share: tuple[int, int] | None,
@@ -141,7 +199,7 @@ def _encode_all(
         )
 
 
-def estimated_tokens(pool: Pool, encoder: Encoder, bounds: list[tuple[int, int]]) -> list[int]:
+def estimated_tokens(pool: Pool | PoolRows, encoder: Encoder, bounds: list[tuple[int, int]]) -> list[int]:
     """Tokens of each shard, estimated for the remaining time: characters by the pool, tokens per character
     from a few rows spread over it when the encoder can count them, else 1 per 4 characters."""
     characters = np.asarray(pool.chars, dtype=np.float64)

@@ -15,7 +15,7 @@ from tamis.representations import REPRESENTATIONS, Representation, represent
 from tamis.representations._context import Context
 from tamis.representations.represent import shard_arrays
 from tamis.scores.score import score
-from tamis.study.strategies import Strategy
+from tamis.study.strategies import WARMED, Strategy
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
@@ -40,6 +40,11 @@ class Settings:
         """Keyword arguments of `represent` and `score`."""
         names = ("model", "template", "max_tokens", "dtype", "device", "remote_code", "batch_tokens", "quiet")
         return {"store": self.store, **{name: getattr(self, name) for name in names}}
+
+    def context(self, role: str = "pool", queries: Mapping[str, Pool] | None = None) -> Context:
+        """What a signal is given besides its own parameters."""
+        names = ("model", "template", "max_tokens", "dtype", "device", "remote_code", "batch_tokens", "store")
+        return Context(**{name: getattr(self, name) for name in names}, role=role, queries=queries or {})
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,7 @@ def prepared(
         return {}
     method = strategy.methods()[0]
     config = method.configure(strategy.signal_parameters)
-    names = ("model", "template", "max_tokens", "dtype", "device", "remote_code", "batch_tokens", "store")
-    context = Context(**{name: getattr(settings, name) for name in names}, queries=queries or {})
+    context = settings.context(queries=queries)
     if strategy.vectors is not None:
         vectors = REPRESENTATIONS[strategy.vectors]
         vectors.run(vectors.configure(strategy.vector_parameters), context)
@@ -124,6 +128,8 @@ def row_vectors(rows: Representation) -> Any:
 def _similarity(
     strategy: Strategy, name: str, pool: Pool, queries: Mapping[str, Pool], settings: Settings
 ) -> Signal:
+    if name in WARMED:
+        return _gradients(strategy, name, pool, queries, settings)
     common: dict[str, Any] = {"parameters": strategy.signal_parameters, **settings.common()}
     asked = [represent(query, name, role="query", **common) for query in queries.values()]
     for (task, query), encoded in zip(queries.items(), asked, strict=True):
@@ -142,6 +148,20 @@ def _similarity(
         (rows.digest, *(encoded.digest for encoded in asked)),
         rows.execution,
     )
+
+
+def _gradients(
+    strategy: Strategy, name: str, pool: Pool, queries: Mapping[str, Pool], settings: Settings
+) -> Signal:
+    from tamis.study.gradient_signal import gradient_similarity
+
+    found = gradient_similarity(name, strategy.signal_parameters, pool, queries, settings)
+    _check_unscored(strategy, found.codes, settings)
+    targets = found.targets
+    return Signal(
+        found.similarity, found.usable, statuses.counts(found.codes), targets.task_of, targets.query_row,
+        tuple(queries), found.digests, found.execution,
+    )  # fmt: skip
 
 
 def compared(queries: list[Representation], rows: Representation) -> Any:

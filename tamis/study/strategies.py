@@ -13,22 +13,34 @@ from tamis.core.errors import RequestError, unknown_name
 from tamis.core.method import Method
 from tamis.models.recipes import Recipe, resolve_recipe
 from tamis.representations import REPRESENTATIONS
+from tamis.representations.less import METHODS as LESS
+from tamis.representations.less import WARM_UP
 from tamis.scores import SCORES
 from tamis.selections import SELECTIONS
+
+WARMED = tuple(method.name for method in LESS)
+"""Signals that take gradients of an adapter, which a strategy trains first."""
 
 
 @dataclass(frozen=True)
 class Pre:
-    """What comes before a signal: `rows` rows that another strategy chooses (fewer when it gives fewer), on
-    which the run's model is fine-tuned by `recipe`; the signal is then made with that model."""
+    """What comes before a signal: `rows` rows that another strategy chooses (fewer when it gives fewer, and
+    no more than `share` of the pool), on which the run's model is fine-tuned by `recipe`; the signal is then
+    made with that model."""
 
     strategy: Strategy
     rows: int
     recipe: Recipe
+    share: float | None = None
+
+    def rows_of(self, pool_rows: int) -> int:
+        """Rows to choose out of a pool."""
+        return self.rows if self.share is None else max(1, min(self.rows, round(self.share * pool_rows)))
 
     def described(self) -> dict[str, Any]:
         """Everything that determines the model, given pool, base and seed."""
-        return {"strategy": self.strategy.recipe(), "rows": self.rows, "recipe": self.recipe.identity()}
+        found = {"strategy": self.strategy.recipe(), "rows": self.rows, "recipe": self.recipe.identity()}
+        return found if self.share is None else {**found, "share": self.share}
 
 
 @dataclass(frozen=True)
@@ -142,7 +154,7 @@ def resolve(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | No
             raise RequestError(f"--set {method}.…: no chosen strategy uses {method!r} ({', '.join(names)})")
     for strategy in found:
         strategy.recipe()  # validates every parameter
-        if strategy.pre and strategy.signal_parameters.get("model"):
+        if strategy.pre and strategy.score and strategy.signal_parameters.get("model"):
             raise RequestError(
                 f"{strategy.name} trains the model that its score is made with: leave out --set "
                 f"{strategy.signal}.model, or skip the training: --set {strategy.name}.pre=false"
@@ -160,26 +172,48 @@ def _all_methods(strategy: Strategy) -> list[Method]:
     return [*strategy.methods(), *(_all_methods(strategy.pre.strategy) if strategy.pre else [])]
 
 
+_PRE_KEYS = ("strategy", "share", "rows", "recipe", "pre")
+
+
 def _pre(
-    name: str, table: Mapping[str, dict[str, Any]], settings: Mapping[str, Mapping[str, Any]]
+    name: str,
+    usual: Mapping[str, Any] | None,
+    given: Mapping[str, Any],
+    table: Mapping[str, dict[str, Any]],
+    settings: Mapping[str, Mapping[str, Any]],
 ) -> Pre | None:
-    """The stage before the signal of `name`; `pre`, `rows` and `recipe` are what can be set about it."""
-    given = {**table[name].get("pre", {}), **settings.get(name, {})}
-    wanted = given.pop("pre", True)
-    if "pre" not in table[name] or wanted is False:
+    """The stage before a signal: `usual`, with what was `given` by --set `name`.… over it; None without."""
+    wanted = given.get("pre", True)
+    if usual is None or wanted is False:
         return None
     if wanted is not True:
         raise RequestError(f"--set {name}.pre={wanted!r}: expected true or false")
     for key in given:
-        if key not in ("strategy", "rows", "recipe"):
-            raise unknown_name(f"parameter of {name}", key, ("pre", "rows", "recipe", "strategy"))
-    rows = given["rows"]
+        if key not in _PRE_KEYS:
+            raise unknown_name(f"parameter of {name}", key, _PRE_KEYS)
+    values = {**usual, **given}
+    rows, share = values["rows"], values.get("share")
     if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
         raise RequestError(f"--set {name}.rows={rows!r}: expected a whole number, 1 or more")
-    first = _resolve_one(str(given["strategy"]), table, settings)
+    if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
+        raise RequestError(f"--set {name}.share={share!r}: expected a number above 0, at most 1")
+    if share is not None and "rows" in given and "share" not in given:
+        share = None  # so many rows were asked for
+    first = _resolve_one(str(values["strategy"]), table, settings)
     if first.pre is not None or first.needs_query:
         raise RequestError(f"--set {name}.strategy={first.name}: expected one without a target or training")
-    return Pre(first, rows, resolve_recipe(given["recipe"]))
+    return Pre(first, rows, resolve_recipe(values["recipe"]), share)
+
+
+def _signal_settings(
+    signal: str, settings: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """--set values of a signal: its own parameters, and those of the stage before it where it has one."""
+    given = settings.get(signal, {})
+    if signal not in WARMED:
+        return dict(given), {}
+    own = {key: value for key, value in given.items() if key not in _PRE_KEYS}
+    return own, {key: value for key, value in given.items() if key in _PRE_KEYS}
 
 
 def _can_use(selection: Method, kind: str) -> bool:
@@ -209,7 +243,7 @@ def _resolve_one(
             chosen,
             vectors,
             {**parameters.get(vectors, {}), **settings.get(vectors or "", {})},
-            _pre(name, table, settings),
+            _pre(name, entry.get("pre"), settings.get(name, {}), table, settings),
         )
     signal, slash, selection = name.partition("/")
     if not slash:
@@ -225,11 +259,14 @@ def _resolve_one(
         raise RequestError(
             f"{name}: {selection!r} cannot use the {kind} {signal!r}; these can: {', '.join(usable)}"
         )
+    own, before = _signal_settings(signal, settings)
+    trains = signal in WARMED and not own.get("checkpoints")
     return Strategy(
         name,
         selection,
         signal if kind == "representation" else None,
         signal if kind == "score" else None,
-        dict(settings.get(signal, {})),
+        own,
         dict(settings.get(selection, {})),
+        pre=_pre(signal, WARM_UP if trains else None, before, table, settings),
     )
