@@ -59,7 +59,7 @@ def rms(g: torch.Tensor, moments: Moments | None, constants: Constants) -> torch
 
 def sign(g: torch.Tensor, moments: Moments | None, constants: Constants) -> torch.Tensor:
     """See the module."""
-    return torch.sign(g)
+    return torch.sign(g) + 0 * g  # torch has 0 for the sign of NaN
 
 
 def none(g: torch.Tensor, moments: Moments | None, constants: Constants) -> torch.Tensor:
