@@ -73,6 +73,7 @@ def panel(view: View) -> dict[str, Any]:
         "groups": groups(view),
         "distances": distances(view),
         "stability": diagnostics.get("stability"),
+        "gradients": diagnostics.get("gradients"),
         "representation": diagnostics.get("representation"),
         "warnings": [visible(text) for text in entry["warnings"]],
         "status": entry["status"],

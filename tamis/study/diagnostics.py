@@ -17,6 +17,7 @@ from tamis.core.errors import RequestError
 from tamis.core.similarity import ArraySimilarity, Similarity
 from tamis.selections import choose_ranked
 from tamis.selections._order import hashed, ranked
+from tamis.study.gradient_facts import gradient_facts
 
 if TYPE_CHECKING:
     from tamis.study.signals import Signal
@@ -192,9 +193,13 @@ def add_diagnostics(
     rows with queries, and the overlap with every other subset."""
     for subset in subsets:
         found: dict[str, Any] = {}
-        source = signals[subset.strategy.name].source
-        if isinstance(source, Similarity) and len(subset):
-            found = _by_queries(subset, signals[subset.strategy.name], seed, within)
+        signal = signals[subset.strategy.name]
+        if isinstance(signal.source, Similarity) and len(subset):
+            found = _by_queries(subset, signal, seed, within)
+        if signal.gradients is not None:
+            norms, tokens = signal.gradients
+            numbers = np.where(subset.query >= 0, _task_numbers(subset) * len(subset.pool) + subset.query, -1)
+            found["gradients"] = gradient_facts(norms, tokens, signal.usable, subset.positions, numbers)
         found["overlap"] = [
             {**_named(other), **overlap(subset.positions, other.positions, len(subset.pool))}
             for other in subsets
@@ -245,6 +250,11 @@ def _by_queries(subset: Subset, signal: Signal, seed: int, within: np.ndarray | 
         except RequestError as error:  # the sample may be too small for a method that the pool is not
             found |= {"stability": None, "stability_missing": str(error)}
     return found
+
+
+def _task_numbers(subset: Subset) -> np.ndarray:
+    """A number (k,) for the task of every chosen row, so that queries of two tasks stay apart."""
+    return np.unique(subset.task.astype(str), return_inverse=True)[1]
 
 
 def _named(subset: Subset) -> dict[str, Any]:

@@ -63,6 +63,9 @@ class Signal:
     vectors: Any = None  # `Vectors` of the rows, where the strategy names a representation beside its score
     pre: Mapping[str, Any] | None = None  # facts about the stage before the signal
     pre_digests: tuple[str, ...] = ()  # stored things that it took, and those that the score goes on from
+    gradients: tuple[np.ndarray, np.ndarray] | None = (
+        None  # norms (n,) and tokens (n,) of rows, if it has any
+    )
 
 
 def prepared(
@@ -157,10 +160,11 @@ def _gradients(
 
     found = gradient_similarity(name, strategy.signal_parameters, pool, queries, settings)
     _check_unscored(strategy, found.codes, settings)
-    targets = found.targets
+    targets, first = found.targets, found.parts[0].thing
     return Signal(
         found.similarity, found.usable, statuses.counts(found.codes), targets.task_of, targets.query_row,
         tuple(queries), found.digests, found.execution,
+        gradients=(first.joined("norms"), first.joined("tokens")),
     )  # fmt: skip
 
 
