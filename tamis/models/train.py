@@ -246,17 +246,7 @@ class _Run:
         model = lm.model.requires_grad_(True)
         if recipe.method == "lora":
             peft = need("peft", extra="lm")
-            targets = recipe.targets
-            if targets == "auto":
-                targets = LORA_TARGETS.get(str(lm.config.model_type), "all-linear")
-            config = peft.LoraConfig(
-                r=recipe.rank,
-                lora_alpha=recipe.alpha,
-                lora_dropout=recipe.dropout,
-                target_modules=targets if isinstance(targets, str) else list(targets),
-                task_type="CAUSAL_LM",
-                base_model_name_or_path=_lasting(lm.path),
-            )
+            config = lora_of(lm, recipe)
             try:
                 model = peft.get_peft_model(model, config)
             except ValueError as error:
@@ -335,6 +325,21 @@ class _Run:
         with replacing(self.thing.part / "ids.txt") as temporary:
             temporary.write_text("".join(f"{name}\n" for name in rows.names))
         return summary
+
+
+def lora_of(lm: LanguageModel, recipe: Recipe) -> Any:
+    """The adapter that a recipe puts on a model, as PEFT's configuration."""
+    targets = recipe.targets
+    if targets == "auto":
+        targets = LORA_TARGETS.get(str(lm.config.model_type), "all-linear")
+    return need("peft", extra="lm").LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=_lasting(lm.path),
+    )
 
 
 def _lasting(path: str) -> str:

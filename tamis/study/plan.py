@@ -27,6 +27,7 @@ from tamis.models.lm import LanguageModel, describe_model, weight_files
 from tamis.representations import REPRESENTATIONS
 from tamis.scores import SCORES
 from tamis.study._plan_choice import choice_stage, own_seconds, writing_stages
+from tamis.study._plan_gradients import GradientWork
 from tamis.study._plan_pool import Known, imagined, known_pool
 from tamis.study._plan_rates import resident_bytes
 from tamis.study._plan_signal import ROW_BYTES, Machine, Work
@@ -34,7 +35,7 @@ from tamis.study._plan_stage import Plan, Stage
 from tamis.study._plan_training import pre_stages
 from tamis.study.budget import Budget
 from tamis.study.signals import Settings
-from tamis.study.strategies import Strategy
+from tamis.study.strategies import WARMED, Strategy
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
@@ -128,6 +129,7 @@ def _planned(asked: Asked, lm: LanguageModel | None, loading: float, scratch: Pa
         made.append(rendering[0])
         per_row = rendering[1]
     made += _signals(asked, works, pool, queries, per_row)
+    made += _gradients(asked.strategies, machine, pool, queries, per_row)
     asking = sum(query.rows for query in queries.values())
     made += [
         choice_stage(s, asked.budgets, works.get(_key(s)), pool, asking, per_row) for s in asked.strategies
@@ -175,6 +177,8 @@ def _works(
         return found.setdefault(key, work)
 
     for strategy in _with_first(asked.strategies):
+        if strategy.signal in WARMED:  # see _plan_gradients.py
+            continue
         if strategy.signal is not None and _key(strategy) not in found:
             kind = "representation" if strategy.representation else "scores"
             after = strategy if strategy.pre is not None else None
@@ -319,6 +323,28 @@ def _signals(
     return found
 
 
+def _gradients(
+    strategies: Sequence[Strategy],
+    machine: Machine,
+    pool: Known,
+    queries: Mapping[str, Known],
+    per_row: float,
+) -> list[Stage]:
+    """Stages of the strategies that take gradients, those of one signal once; one training for all that share
+    it."""
+    found: list[Stage] = []
+    seen: set[str] = set()
+    for strategy in strategies:
+        if strategy.signal not in WARMED or _key(strategy) in seen:
+            continue
+        seen.add(_key(strategy))
+        trained = str(strategy.pre.described() if strategy.pre else "")
+        stages = GradientWork(strategy, machine, pool, queries, per_row).stages()
+        found += stages[1:] if strategy.pre and trained in seen else stages
+        seen.add(trained)
+    return found
+
+
 def expected(pool: Pool, request: Request) -> tuple[float, float]:
     """Seconds and bytes of the model passes and costly selections that a request has still to make, as far as
     they can be known without a trial: by the ledger, else by FLOPs at a share of the device's speed."""
@@ -333,7 +359,8 @@ def expected(pool: Pool, request: Request) -> tuple[float, float]:
         asked = Asked(passing, request.budgets, settings=settings)
         works = _works(asked, machine, known)
         per_row = known.characters / 4 / max(known.rows, 1)
-        for stage in _signals(asked, works, known, {}, per_row):
+        gradients = _gradients(passing, machine, known, {}, per_row)
+        for stage in [*_signals(asked, works, known, {}, per_row), *gradients]:
             seconds, disk = seconds + stage.seconds, disk + stage.disk_bytes
     queries = sum(map(len, request.queries.values()))
     for strategy in request.strategies:
