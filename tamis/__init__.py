@@ -21,6 +21,7 @@ _PUBLIC = {
     "choose": "tamis.selections",
     "select": "tamis.study.select",
     "train": "tamis.models.train",
+    "warm_up": "tamis.study.pre_experience",
     "export": "tamis.pools.export",
     "report": "tamis.study.report",
     "REPRESENTATIONS": "tamis.representations",

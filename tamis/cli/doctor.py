@@ -109,4 +109,5 @@ def _show(found: dict[str, Any]) -> None:
     for fault in store["faults"]:
         print(f"  damaged {fault}: delete the folder and run the command again")
     for key, value in found.get("model", {}).items():
-        print(f"model {key}: {value}")
+        for part, text in value.items() if isinstance(value, dict) else [("", value)]:
+            print(f"model {key} {part}: {text}" if part else f"model {key}: {text}")

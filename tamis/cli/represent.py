@@ -25,11 +25,12 @@ def run(
 ) -> None:
     """Encode a pool and report the stored thing, its statuses and what it cost."""
     from tamis.core import status as statuses
-    from tamis.core.cost import totals
+    from tamis.core.cost import FIELDS, totals
     from tamis.core.errors import RequestError
     from tamis.core.shards import parse_share
     from tamis.representations import REPRESENTATIONS, represent
-    from tamis.study.strategies import parse_settings
+    from tamis.study.pre_experience import warmed
+    from tamis.study.strategies import WARMED, parse_settings
 
     chosen = REPRESENTATIONS[method]
     if "model" in chosen.needs and options.model is None:
@@ -42,6 +43,9 @@ def run(
             raise RequestError(f"--set {name}.…: only parameters of {method!r} can be set here")
     share = parse_share(shard)
     pool = read(paths, maps, options.store, skip_bad_rows=skip_bad_rows, quiet=options.quiet)
+    if method in WARMED:
+        given = parameters.get(method, {})
+        parameters[method], options = warmed(method, pool, given, options, role)
     made = represent(
         pool,
         chosen,
@@ -50,13 +54,17 @@ def run(
         share=share,
         **options.common(),
     )
-    thing = made.thing
-    spent = totals(options.store, {made.digest}).get(made.digest, {})
-    if thing.state == "complete":
-        facts = {"rows": len(pool), "status": statuses.counts(made.codes), "tokens": thing.summary["tokens"]}
+    things = [part.thing for part in made.parts] or [made.thing]
+    booked = totals(options.store, set(made.digests))
+    spent = {name: sum(one[name] for one in booked.values()) for name in FIELDS} if booked else {}
+    if made.state == "complete":
+        tokens = sum(thing.summary["tokens"] for thing in things)
+        facts = {"rows": len(pool), "status": statuses.counts(made.codes), "tokens": tokens}
     else:
-        facts = {"rows": len(pool), "shards": thing.shards, "shards_missing": len(thing.missing())}
-    found = {"digest": made.digest, "state": thing.state, **facts, "ledger": spent}
+        missing = sum(len(thing.missing()) for thing in things)
+        facts = {"rows": len(pool), "shards": sum(t.shards for t in things), "shards_missing": missing}
+    digests = {"digest": made.digest} if len(things) == 1 else {"digests": list(made.digests)}
+    found = {**digests, "state": made.state, **facts, "ledger": spent}
     found["execution"] = dict(made.execution)
     if as_json:
         print(json.dumps(found, ensure_ascii=False))

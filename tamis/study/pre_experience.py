@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis.core.digest import digest
 from tamis.core.errors import RequestError
 from tamis.core.extras import need
+from tamis.representations.less import has_checkpoints
 from tamis.study.budget import Budget
 from tamis.study.signals import Settings, Signal, signal_of
-from tamis.study.strategies import Pre, Strategy
+from tamis.study.strategies import Pre, Strategy, resolve
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
@@ -49,6 +51,52 @@ def signal_after(strategy: Strategy, pool: Pool, request: Request) -> Signal:
     execution = {**signal.execution, "model": str(made.settings.model)}
     paid = (*made.digests, *signal.pre_digests)
     return replace(signal, execution=execution, pre=made.facts, pre_digests=paid)
+
+
+def warmed(
+    method: str, pool: Pool, given: Mapping[str, Any], settings: Settings, role: str = "pool"
+) -> tuple[dict[str, Any], Settings]:
+    """For gradients without a selection: the signal's own parameters out of `given`, and the settings with
+    the model whose checkpoints they are taken at, which is trained as a strategy would do it."""
+    from tamis.study.select import Request
+
+    (strategy,) = resolve([f"{method}/round-robin"], {method: given})
+    own = dict(strategy.signal_parameters)
+    if strategy.pre is None or has_checkpoints(str(settings.model)):
+        return own, settings
+    if role == "query":
+        raise RequestError(
+            f"--role query: {method} trains its adapter on rows of the pool, which are not here; give its "
+            f"checkpoints with --set {method}.checkpoints=FOLDER"
+        )
+    check_pre(strategy, settings)
+    request = Request([strategy], [Budget(1, "rows")], settings=settings)
+    return own, experience(strategy.pre, pool, request).settings
+
+
+def warm_up(
+    pool: Pool,
+    *,
+    model: str,
+    seed: int = 0,
+    method: str = "less",
+    parameters: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> str:
+    """Train the adapter of `less` on a share of `pool` as a strategy does; the folder that holds its epochs.
+
+    It goes wherever the model of `less` is named: `tamis.represent(pool, "less", model=folder)`. `parameters`
+    are those of the stage (`share`, `rows`, `recipe`); `settings` those of `select` (store, template, …).
+    """
+    from tamis.study.select import Request
+
+    options = Settings(**{**settings, "model": model, "store": Path(settings.get("store", ".tamis"))})
+    (strategy,) = resolve([f"{method}/round-robin"], {method: dict(parameters or {})})
+    if strategy.pre is None:
+        raise RequestError("pre=false, and checkpoints, leave nothing to train")
+    check_pre(strategy, options)
+    request = Request([strategy], [Budget(1, "rows")], seed=seed, settings=options)
+    return str(experience(strategy.pre, pool, request).settings.model)
 
 
 def experience(pre: Pre, pool: Pool, request: Request) -> Experience:
