@@ -53,7 +53,7 @@ def test_rows_that_see_each_other_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(Executor, "_packed", leaking)
     # The engine finds it by itself, and does not pack.
     found = batch_invariance(path, device="cpu", dtype="float32")["gradients"]
-    assert found["mode"] == "single" and "packed: gradients differ" in found["why"] and found["invariant"]
+    assert found["mode"] == "padded" and "packed: gradients differ" in found["why"] and found["invariant"]
     monkeypatch.setattr("tamis.models.gradients.GradientEngine.disagreement", lambda self, mode: None)
     found = batch_invariance(path, device="cpu", dtype="float32")
     assert not found["gradients"]["invariant"] and not found["invariant"]
