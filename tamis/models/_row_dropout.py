@@ -17,13 +17,19 @@ _ROWS: ContextVar[tuple[list[int], list[int], bool] | None] = ContextVar("keys o
 
 class RowDropout:
     """Puts noise into the dropout layers of the adapter of `model`: each row's is seeded by its token ids and
-    by the layer's name. Outside of `of` nothing is dropped."""
+    by the layer's name. Outside of `of`, or without its `hooks`, nothing is dropped."""
 
     def __init__(self, model: Any, seed: int = 0) -> None:
         self.seed = seed
-        for name, module in model.named_modules():
-            if ".lora_dropout." in name and isinstance(module, torch.nn.Dropout) and module.p > 0:
-                module.register_forward_hook(self._noisy(name))
+        self.layers = {
+            name: module
+            for name, module in model.named_modules()
+            if ".lora_dropout." in name and isinstance(module, torch.nn.Dropout) and module.p > 0
+        }
+
+    def hooks(self) -> list[Any]:
+        """Put it into the model; each of the hooks has a `remove`."""
+        return [module.register_forward_hook(self._noisy(name)) for name, module in self.layers.items()]
 
     @contextlib.contextmanager
     def of(self, ids: Sequence[np.ndarray], packed: bool) -> Iterator[None]:

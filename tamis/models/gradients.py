@@ -183,17 +183,21 @@ class GradientEngine(Executor):
     def _backward(self, ids: list[np.ndarray], targets: Sequence[np.ndarray], mode: str) -> Gradients:
         out = torch.zeros((len(ids), self._project.dimensions), device=self.lm.device)
         batch = _Batch([len(row) for row in ids], mode == "packed", out, self._project, self._precondition)
-        noise = contextlib.nullcontext() if self._dropout is None else self._dropout.of(ids, batch.packed)
-        with noise, torch.enable_grad():
+        with torch.enable_grad():
             if mode == "loop":
                 losses = [self._looped(batch, i, ids[i], targets[i]) for i in range(len(ids))]
             else:
-                losses = self._hooked(batch, ids, targets)
+                with self._noise(ids, batch.packed):
+                    losses = self._hooked(batch, ids, targets)
         return Gradients(out.cpu().numpy(), batch.squares.sqrt().cpu().numpy(), np.asarray(losses))
+
+    def _noise(self, ids: list[np.ndarray], packed: bool) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._dropout is None else self._dropout.of(ids, packed)
 
     def _looped(self, batch: _Batch, row: int, ids: np.ndarray, target: np.ndarray) -> float:
         """The plain loop: one row through the whole model, the gradient of each parameter as torch has it."""
-        loss, grads = loop_gradient(self.lm, self._parameters, ids, target)
+        with self._noise([ids], False):
+            loss, grads = loop_gradient(self.lm, self._parameters, ids, target)
         for slot, g in zip(self.layout, grads, strict=True):
             batch.consume(slot, row, g.float().reshape(1, -1))
         return loss
@@ -228,6 +232,8 @@ class GradientEngine(Executor):
         hooks = [module.register_forward_hook(_watch(slot)) for slot, module in self._modules]
         if self._modules:
             hooks.append(self.backbone.get_input_embeddings().register_forward_hook(_begin))
+        if self._dropout is not None:
+            hooks += self._dropout.hooks()
         try:
             yield
         finally:
@@ -244,7 +250,8 @@ class GradientEngine(Executor):
         generator = np.random.default_rng(0)
         rows = [generator.integers(0, text.vocab_size, length).astype(np.int32) for length in _CHECK_LENGTHS]
         targets = [np.arange(len(row)) >= max(1, len(row) // 3) for row in rows]
-        alone = self._backward(rows, targets, "loop")
+        with self._watched():
+            alone = self._backward(rows, targets, "loop")
         try:
             with self._watched():
                 if mode == "single":
@@ -274,7 +281,8 @@ def loop_gradient(
     for parameter in chosen:
         parameter.requires_grad_(True)
     try:
-        logits = lm.model(input_ids=given[None], use_cache=False).logits[0]
+        # Adapters that are tokens put theirs in front of the row's.
+        logits = lm.model(input_ids=given[None], use_cache=False).logits[0, -len(ids) :]
         at = torch.from_numpy(np.flatnonzero(target)).to(lm.device)
         loss = torch.nn.functional.cross_entropy(logits[at - 1].float(), given[at])
         grads = torch.autograd.grad(loss, chosen, allow_unused=True)

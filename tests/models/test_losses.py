@@ -114,3 +114,42 @@ def test_token_losses_of_the_reference(conforms: Conformance) -> None:
     found = engine.losses(sequences, [np.arange(len(row)) > 0 for row in sequences])
     np.testing.assert_array_equal([len(row) for row in found], np.diff(wanted["offsets"]))
     conforms.close("token losses", np.concatenate(found), wanted["nll"], atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {}),
+        ("gemma2", {"final_logit_softcapping": 3.0}),
+        ("cohere", {"logit_scale": 0.3}),
+        ("granite", {"logits_scaling": 4.0}),
+        ("phi", {}),
+    ],
+    ids=["plain", "softcap", "scale", "scaling", "bias"],
+)
+def test_slopes_of_states_are_those_of_autograd(
+    name: str, changes: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = build(name if name in ZOO else "llama", **changes)
+    engine = LossEngine.__new__(LossEngine)
+    with monkeypatch.context() as patch:  # Llama itself has no scale: only the arithmetic is looked at
+        patch.setattr(LossEngine, "_check", lambda self: None)
+        engine.__init__(lm)
+    assert (engine._head.bias is not None) == (name == "phi")
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(53, lm.width, generator=draw, requires_grad=True)
+    target = torch.randint(0, 97, (53,), generator=draw)
+    weights = torch.rand(53, generator=draw)
+    logits = torch.nn.functional.linear(hidden, engine._head.weight, engine._head.bias)
+    logits = logits * changes.get("logit_scale", 1.0) / changes.get("logits_scaling", 1.0)
+    cap = changes.get("final_logit_softcapping")
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    losses = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+    (wanted,) = torch.autograd.grad((weights * losses).sum(), hidden)
+    assert cap is None or float(logits.detach().abs().max()) > 0.1 * cap
+    for positions in (16, 17, 52, 53, 1000):  # the last piece of 53: 5, 2, 1, all, all
+        monkeypatch.setitem(module._GRADIENT_BYTES, "cpu", positions * 4 * 97)
+        found, slope = engine.gradient(hidden.detach(), target, weights)
+        torch.testing.assert_close(found, losses.detach(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(slope, wanted, rtol=1e-4, atol=1e-7)
+        assert not slope.requires_grad
