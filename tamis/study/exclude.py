@@ -1,4 +1,5 @@
-"""Rows that strict-random passes over: the other strategies' subsets, and subsets in folders."""
+"""Controls that look at other strategies' subsets: the one that is matched in length; rows that strict-random
+passes over (subsets of the request and in folders); subsets that random-redrawn may share few rows with."""
 
 from __future__ import annotations
 
@@ -10,13 +11,31 @@ import numpy as np
 
 from tamis.core.digest import digest
 from tamis.core.errors import RequestError
+from tamis.study.budget import Budget
 from tamis.study.strategies import Strategy
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
     from tamis.study.subset import Subset
 
-STRICT_RANDOM = "strict-random"
+LENGTH_MATCHED, STRICT_RANDOM, REDRAWN = "random-length-matched", "strict-random", "random-redrawn"
+
+
+def in_order(strategies: Sequence[Strategy]) -> list[Strategy]:
+    """Strategies with the controls last that need the subsets of others."""
+    last = (LENGTH_MATCHED, STRICT_RANDOM, REDRAWN)
+    return sorted(strategies, key=lambda strategy: strategy.name in last)
+
+
+def matched_strategy(strategies: Sequence[Strategy]) -> Strategy:
+    """The strategy whose lengths the length-matched control has; raises RequestError where there is none."""
+    for strategy in strategies:
+        if strategy.signal is not None:
+            return strategy
+    raise RequestError(
+        f"{LENGTH_MATCHED} is the control of another strategy: name that one first, "
+        f"for example --strategy rds/round-robin,{LENGTH_MATCHED}"
+    )
 
 
 def check_exclude(strategies: Sequence[Strategy], folders: Sequence[Path]) -> None:
@@ -33,6 +52,25 @@ def check_exclude(strategies: Sequence[Strategy], folders: Sequence[Path]) -> No
         )
     for folder in folders:
         _ids(folder)
+
+
+def check_redrawn(strategies: Sequence[Strategy], budgets: Sequence[Budget], within: str | None) -> None:
+    """Raise RequestError where random-redrawn has nothing to be compared with."""
+    if all(strategy.name != REDRAWN for strategy in strategies):
+        return
+    if all(strategy.signal is None for strategy in strategies):
+        raise RequestError(
+            f"{REDRAWN} is drawn again while it shares too many rows with other strategies: name one beside "
+            f"it, for example --strategy rds/round-robin,{REDRAWN}"
+        )
+    if within is not None or any(budget.unit == "tokens" for budget in budgets):
+        raise RequestError(f"{REDRAWN} compares subsets of as many rows: it takes no tokens and no groups")
+
+
+def compared_subsets(strategies: Sequence[Strategy], made: Sequence[Subset]) -> list[np.ndarray]:
+    """Positions of every subset of `made` whose strategy scores rows."""
+    scored = [strategy for strategy in strategies if strategy.signal is not None]
+    return [subset.positions for subset in made if any(subset.strategy is one for one in scored)]
 
 
 def exclude_recipe(folders: Sequence[Path]) -> list[str]:

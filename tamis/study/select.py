@@ -19,7 +19,17 @@ from tamis.study._report_facts import read_runs
 from tamis.study._report_views import write_views
 from tamis.study.budget import Budget, parse_budget
 from tamis.study.diagnostics import add_diagnostics, compare_with_store
-from tamis.study.exclude import STRICT_RANDOM, check_exclude, exclude_recipe, excluded_rows
+from tamis.study.exclude import (
+    LENGTH_MATCHED,
+    REDRAWN,
+    check_exclude,
+    check_redrawn,
+    compared_subsets,
+    exclude_recipe,
+    excluded_rows,
+    in_order,
+    matched_strategy,
+)
 from tamis.study.hygiene import Hygiene, configured, examine, leaks
 from tamis.study.manifest import begin_manifest, finish_manifest
 from tamis.study.pre_experience import check_pre, signal_after
@@ -33,7 +43,6 @@ from tamis.study.summary import Rendering, drawn_by_ties, summarise
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
 
-LENGTH_MATCHED = "random-length-matched"
 NEXT = 5  # rows beyond a budget that a report shows
 
 
@@ -71,8 +80,9 @@ class Request:
                 "a token budget counts rendered tokens: give --model PATH_OR_ID for its tokenizer"
             )
         if any(strategy.name == LENGTH_MATCHED for strategy in self.strategies):
-            _reference(self.strategies)
+            matched_strategy(self.strategies)
         check_exclude(self.strategies, self.exclude)
+        check_redrawn(self.strategies, self.budgets, self.within)
         for strategy in self.strategies:
             prepared(strategy, self.settings, self.queries)
             check_pre(strategy, self.settings)
@@ -194,7 +204,7 @@ def run(pool: Pool, request: Request, out: Path | None) -> list[Subset]:
     rendering = rendering_of(pool, request.settings) if request.settings.model is not None else None
     subsets: list[Subset] = []
     signals: dict[str, Signal] = {}
-    for strategy in _in_order(request.strategies):
+    for strategy in in_order(request.strategies):
         signal = signal_after(strategy, pool, request)
         signal = signal if checked is None else checked.masked(signal)
         signals[strategy.name] = signal
@@ -247,21 +257,6 @@ def rendering_of(pool: Pool, settings: Settings) -> Rendering:
     return Rendering(thing.joined("tokens"), thing.joined("status"), thing.digest)
 
 
-def _in_order(strategies: Sequence[Strategy]) -> list[Strategy]:
-    """Strategies with the controls last that need the subsets of others."""
-    return sorted(strategies, key=lambda strategy: strategy.name in (LENGTH_MATCHED, STRICT_RANDOM))
-
-
-def _reference(strategies: Sequence[Strategy]) -> Strategy:
-    for strategy in strategies:
-        if strategy.signal is not None:
-            return strategy
-    raise RequestError(
-        f"{LENGTH_MATCHED} is the control of another strategy: name that one first, "
-        f"for example --strategy rds/round-robin,{LENGTH_MATCHED}"
-    )
-
-
 def _choose(
     pool: Pool,
     request: Request,
@@ -283,7 +278,7 @@ def _choose(
             continue
         given = {
             **_inputs(pool, request, strategy, signal, tokens, made, budgets[int(np.argmax(limits))]),
-            **_parameters(request, strategy),
+            **_parameters(request, strategy, made),
             "cost": tokens if by_tokens else None,
             "seed": request.seed,
             "usable": signal.usable,
@@ -319,10 +314,14 @@ def _goes_on(request: Request, strategy: Strategy, by_tokens: bool) -> bool:
     return method.nested and not by_tokens and request.within is None and "reference" not in method.needs
 
 
-def _parameters(request: Request, strategy: Strategy) -> dict[str, Any]:
+def _parameters(request: Request, strategy: Strategy, made: Sequence[Subset]) -> dict[str, Any]:
     """Parameters of the selection; the length-matched control stays within sources by matching them."""
-    matched = {"match_sources": True} if request.within and strategy.name == LENGTH_MATCHED else {}
-    return {**matched, **strategy.selection_parameters}
+    found: dict[str, Any] = {}
+    if request.within and strategy.name == LENGTH_MATCHED:
+        found["match_sources"] = True
+    if strategy.name == REDRAWN:
+        found["subsets"] = compared_subsets(request.strategies, made)
+    return {**found, **strategy.selection_parameters}
 
 
 def _inputs(
@@ -341,7 +340,8 @@ def _inputs(
         inputs["vectors"] = signal.vectors
     if len(signal.tasks) > 1:
         inputs["task_of"] = signal.task_of
-    if "sources" in needs or (request.within and strategy.name == LENGTH_MATCHED):
+    capped = strategy.selection_parameters.get("most_per_source") is not None
+    if "sources" in needs or capped or (request.within and strategy.name == LENGTH_MATCHED):
         inputs["sources"] = pool.sources
     if request.within is not None and strategy.name != LENGTH_MATCHED:
         inputs["within"] = np.asarray(pool.source_codes)
@@ -349,7 +349,7 @@ def _inputs(
         inputs["exclude"] = excluded_rows(pool, request.strategies, made, request.exclude)
     if "lengths" in needs:
         inputs["lengths"] = tokens if tokens is not None else np.asarray(pool.chars)
-        reference = _reference(request.strategies)
+        reference = matched_strategy(request.strategies)
         inputs["reference"] = next(
             subset.positions for subset in made if subset.strategy is reference and subset.budget == budget
         )

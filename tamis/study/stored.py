@@ -72,7 +72,7 @@ def keep_subset(subset: Subset, store: Path, recipe: Mapping[str, Any], signals:
     own = {key: value for key, value in recipe.items() if key not in foreign}
     if contents := {k: v for k, v in own.pop("contents", {}).items() if k == subset.strategy.name}:
         own["contents"] = contents
-    if not set(method.needs) <= {"similarity", "vectors", "sources"}:
+    if not set(method.needs) <= {"similarity", "vectors", "sources"} or method.name == "random-redrawn":
         own["beside"] = recipe["strategies"]
     elif not subset.strategy.needs_query:
         own["queries"] = {}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from scipy.stats import chi2
 
+from tamis.core.errors import RequestError
 from tamis.selections import choose
 
 
@@ -51,3 +53,34 @@ def test_the_draw_follows_the_ids_and_drops_only_what_is_unusable() -> None:
     np.testing.assert_array_equal(
         choose("random", None, 49, ids=ids, usable=usable, seed=4), np.delete(drawn, 3)
     )
+
+
+def test_t9_at_most_50_rows_of_a_task() -> None:
+    sources = np.repeat(["large", "fifty", "small"], [120, 50, 7])
+    draws = {
+        seed: choose("random", None, 107, sources=sources, seed=seed, most_per_source=50) for seed in (0, 1)
+    }
+    for rows in draws.values():
+        assert [int((sources[rows] == name).sum()) for name in ("large", "fifty", "small")] == [50, 50, 7]
+        assert len(set(rows)) == 107
+    assert set(draws[0]) != set(draws[1])  # other rows of the large one
+    plain = choose("random", None, 177, sources=sources, seed=0)
+    of_large = [row for row in plain if sources[row] == "large"]
+    assert [row for row in draws[0] if sources[row] == "large"] == of_large[:50]
+    assert (
+        draws[0][:20].tolist()
+        == choose("random", None, 20, sources=sources, seed=0, most_per_source=50).tolist()
+    )
+    with pytest.raises(RequestError, match="can choose 107 of the 108"):
+        choose("random", None, 108, sources=sources, most_per_source=50)
+
+
+def test_the_cap_counts_only_rows_that_can_be_drawn() -> None:
+    sources, usable = np.repeat([0, 1], [10, 4]), np.ones(14, bool)
+    usable[:7] = False
+    rows = choose("random", None, 5, sources=sources, usable=usable, most_per_source=3, allow_underflow=True)
+    assert np.bincount(sources[rows]).tolist() in ([2, 3], [3, 2])
+    with pytest.raises(RequestError, match="needs sources="):
+        choose("random", None, 2, usable=usable, most_per_source=3)
+    with pytest.raises(RequestError, match="most_per_source=0"):
+        choose("random", None, 2, sources=sources, most_per_source=0)

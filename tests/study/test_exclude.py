@@ -57,6 +57,40 @@ def test_it_draws_from_what_the_largest_subsets_leave_at_every_budget(
     assert set(left[:60]) & set(of["random", 60].positions)
 
 
+def test_the_overlap_rule_compares_subsets_of_the_same_budget(pool: Any, given: dict[str, Any]) -> None:
+    rule = {"random-redrawn": {"max_overlap": 0.2}}
+    made = tamis.select(
+        pool, strategy=["random-redrawn", "ngrams/top-k", "longest"], budget=[10, 40], parameters={
+            **rule, "length": {"unit": "chars"},
+        }, **given,
+    )  # fmt: skip
+    of = {(subset.strategy.name, len(subset)): subset for subset in made}
+    for budget in (10, 40):
+        redrawn = of["random-redrawn", budget]
+        for other in ("ngrams/top-k", "longest"):
+            shared = np.intersect1d(redrawn.positions, of[other, budget].positions)
+            assert len(shared) <= 0.2 * budget
+    assert of["random-redrawn", 10].positions.tolist() == of["random-redrawn", 40].positions[:10].tolist()
+    notes = of["random-redrawn", 40].facts["notes"]
+    assert notes["draws"] >= 1 and notes["largest_overlap"] <= 0.2
+    with pytest.raises(RequestError, match="random-redrawn is infeasible"):
+        tamis.select(pool, strategy=["ngrams/top-k", "random-redrawn"], budget=200, parameters=rule, **given)
+    with pytest.raises(RequestError, match="name one beside it"):
+        tamis.select(pool, strategy=["random", "random-redrawn"], budget=5, store=given["store"])
+    with pytest.raises(RequestError, match="takes no tokens and no groups"):
+        tamis.select(pool, strategy=["ngrams/top-k", "random-redrawn"], budget=5, within="source", **given)
+
+
+def test_a_cap_on_the_rows_of_a_source(pool: Any, given: dict[str, Any]) -> None:
+    names, sizes = np.unique(pool.sources, return_counts=True)
+    most = int(sizes.min())
+    subset = tamis.select(
+        pool, strategy="random", budget=most * len(names), parameters={"random": {"most_per_source": most}},
+        **given,
+    )  # fmt: skip
+    assert (np.unique(pool.sources[subset.positions], return_counts=True)[1] == most).all()
+
+
 def test_folders_are_excluded_by_what_they_hold(pool: Any, given: dict[str, Any], tmp_path: Path) -> None:
     first = tamis.select(pool, strategy="ngrams/top-k", budget=40, out=tmp_path / "a", **given)
     copy = tmp_path / "renamed"
