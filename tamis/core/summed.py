@@ -51,8 +51,11 @@ class SummedSimilarity:
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         whole = [part for part in self.parts if part.places is None]
         some = [(part, part.places) for part in self.parts if part.places is not None]
-        streams = [part.similarity.restrict(self.usable).blocks() for part in whole]
-        for blocks in zip(*streams, strict=True):
+        streams = [part.similarity.restrict(self.usable) for part in whole]
+        rows = min(stream.block_rows for stream in streams)  # features of another width have other blocks
+        for stream in streams:
+            stream.block_rows = rows
+        for blocks in zip(*(stream.blocks() for stream in streams), strict=True):
             start = blocks[0][0]
             total = sum(part.weight * block for part, (_, block) in zip(whole, blocks, strict=True))
             for part, places in some:
