@@ -4,10 +4,11 @@
 
 Each case is planned by the command line, run by the command line in a process of its own on an empty store,
 and compared: wall clock; bytes of the files in the store and in OUT (without the ledger); largest resident
-size of the process. Cases: the laboratory with the nano model (several strategies), real rows (the first of
-GSM8K's training set) with a small real model in float32, and the same again with new budgets, where all but
-choosing is stored. The cases are repeated, plan and run in turn. Written to benchmarks/results/plan.json:
-every value, and the medians of planned / measured.
+size of the process; tokens and operations of representations and scores, by the ledger. Cases: the laboratory
+with the nano model (several strategies), the same with scores (both passes of IFD, perplexity), real rows (
+the first of GSM8K's training set) with a small real model in float32, and again with new budgets, where
+all but choosing is stored. The cases are repeated, plan and run in turn. Written to
+benchmarks/results/plan.json: every value, and the medians of planned / measured.
 """
 
 from __future__ import annotations
@@ -56,8 +57,10 @@ def cases(work: Path, shared: Path, rows: int, real_rows: int) -> dict[str, list
         "--map", str(ROOT / "examples/maps/shared-pool.yaml"), "--model", str(shared / "models/pool-9m"),
         "--dtype", "float32", "--max-tokens", "512", "--strategy", "rds/round-robin",
     ]  # fmt: skip
+    scores = [*lab[:-1], "ifd,ifd-ppl,ppl-mid,longest"]
     return {
         "laboratory": [*lab, "--budget", "100,500"],
+        "laboratory, scores": [*scores, "--budget", "100,500"],
         "real rows": [*real, "--budget", "300"],
         "real rows, stored": [*real, "--budget", "200,500"],
     }
@@ -80,6 +83,7 @@ def planned(options: list[str], store: Path) -> dict[str, Any]:
 def measured(options: list[str], store: Path, out: Path) -> dict[str, float]:
     """Wall clock, new bytes and peak memory of `tamis select`."""
     before = bytes_of(store) if store.exists() else 0
+    paid = passes(store)
     command = [
         sys.executable,
         "-m",
@@ -98,7 +102,19 @@ def measured(options: list[str], store: Path, out: Path) -> dict[str, float]:
     found: dict[str, float] = json.loads(done.stdout)
     if found.pop("code"):
         raise SystemExit(f"select failed: {' '.join(command)}")
-    return {**found, "disk": bytes_of(store, out) - before}
+    spent = {key: value - paid[key] for key, value in passes(store).items()}
+    return {**found, "disk": bytes_of(store, out) - before, **spent}
+
+
+def passes(store: Path) -> dict[str, float]:
+    """Tokens and operations that the ledger has for representations and scores."""
+    found = {"tokens": 0.0, "flops": 0.0}
+    path = store / "ledger.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        entry = json.loads(line)
+        if entry["kind"] in ("representation", "scores"):
+            found = {key: value + (entry.get(key) or 0) for key, value in found.items()}
+    return found
 
 
 def compared(options: list[str], store: Path, out: Path) -> dict[str, Any]:
@@ -108,13 +124,15 @@ def compared(options: list[str], store: Path, out: Path) -> dict[str, Any]:
     spent = time.perf_counter() - start
     run = measured(options, store, out)
     totals = plan["totals"]
+    stages = [stage for stage in plan["stages"] if stage["kind"] in ("representation", "scores")]
     expected = {
-        "seconds": totals["seconds"], "disk": totals["disk_bytes"], "memory": totals["memory_bytes"]
+        "seconds": totals["seconds"], "disk": totals["disk_bytes"], "memory": totals["memory_bytes"],
+        **{key: sum(stage[key] for stage in stages) for key in ("tokens", "flops")},
     }  # fmt: skip
     return {
         "planned": {key: round(value, 1) for key, value in expected.items()},
         "measured": {key: round(value, 1) for key, value in run.items()},
-        "ratio": {key: round(expected[key] / run[key], 3) for key in expected},
+        "ratio": {key: round(expected[key] / run[key], 3) for key in expected if run[key]},
         "planning_s": round(spent, 1),
         "how": sorted(
             {how for stage in plan["stages"] for key, how in stage["how"].items() if key == "seconds"}
@@ -138,7 +156,7 @@ def main() -> None:
         for name, options in cases(work, given.shared, given.rows, given.real_rows).items():
             if given.only and name != given.only:
                 continue
-            store = work / str(turn) / ("lab" if name == "laboratory" else "real")
+            store = work / str(turn) / ("real" if name.startswith("real") else name.replace(", ", "-"))
             found = compared(options, store, work / str(turn) / f"out-{name.replace(' ', '-')}")
             runs.setdefault(name, []).append(found)
             print(
@@ -150,7 +168,12 @@ def main() -> None:
         for name, found in runs.items()
     }
     given.out.parent.mkdir(exist_ok=True)
-    given.out.write_text(json.dumps({"planned_over_measured": medians, "runs": runs}, indent=1) + "\n")
+    kept: dict[str, Any] = json.loads(given.out.read_text()) if given.only and given.out.exists() else {}
+    found = {
+        "planned_over_measured": kept.get("planned_over_measured", {}) | medians,
+        "runs": kept.get("runs", {}) | runs,
+    }
+    given.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(medians, indent=1))
 
 
