@@ -260,9 +260,7 @@ class Work:
         extra = shards * _SHARD_FILES_BYTES + _META_BYTES
         if self.kind == "scores":
             each = getattr(self.pool_runner, "row_bytes", 13)
-            return rows * float(
-                each
-            ) + extra, f"{each} bytes a row: value, status, tokens, other columns"
+            return rows * float(each) + extra, f"{each} bytes a row: value, status, tokens, other columns"
         if self.method.compare is None:
             size = np.dtype(getattr(self.pool_runner, "dtype", None) or self._vector_dtype()).itemsize
             return rows * (self.width * size + 5.0) + extra, f"{self.width} x {size} + 5 bytes a row"
