@@ -52,6 +52,7 @@ def whitespace_model(tmp_path_factory):
 
 
 def test_characters_and_tokens_rank_differently(whitespace_model):
+    """T3."""
     rows = [row("a" * 20), row("a b c d e")]
     assert score(rows, whitespace_model).values.tolist() == [1, 5]
     assert score(rows, unit="chars").values.tolist() == [20, 9]

@@ -16,6 +16,7 @@ from tests.conftest import Conformance, shared
 
 
 def test_band_by_hand() -> None:
+    """T4."""
     nine = np.arange(1.0, 10.0)
     (rows,) = middle(np.zeros(9, int), nine, 2, 25, 75)
     assert nine[rows].tolist() == [3, 5]  # the band is 3..7, every second of it

@@ -35,6 +35,7 @@ def clusters(seed: int, rows: int, d: int = 8) -> np.ndarray:
 
 
 def test_three_rows_by_hand() -> None:
+    """T5."""
     similarity = np.array([[1, 0.9, 0.1], [0.9, 1, 0.2], [0.1, 0.2, 1]])
     vectors = np.linalg.cholesky(similarity)  # rows with these cosines
     choice = choose_ranked("coverage", None, 3, vectors=vectors)

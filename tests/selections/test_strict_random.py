@@ -31,6 +31,37 @@ def test_it_is_the_random_draw_with_the_excluded_rows_passed_over(
     )
 
 
+def test_t18_ten_rows_and_three_subsets() -> None:
+    union = [*{0, 1, 2}, *{2, 3}, *{4}]
+    common = {"usable": np.ones(10, bool), "exclude": union}
+    assert sorted(choose("strict-random", None, 5, **common)) == [5, 6, 7, 8, 9]
+    with pytest.raises(RequestError, match=r"infeasible: .* 5 left, and 6 were asked for"):
+        choose("strict-random", None, 6, **common)
+
+
+@pytest.mark.parametrize(
+    ("rows", "identical", "independent", "disjoint"),
+    [(15_011, 5_011, 186, 0), (52_002, 42_002, 22_132, 12_002), (88_000, 78_000, 54_316, 48_000)],
+)
+def test_what_four_subsets_of_10000_leave(rows: int, identical: int, independent: int, disjoint: int) -> None:
+    """The published table: what is left can be drawn, one row more is infeasible; independent on average."""
+    usable = np.ones(rows, bool)
+
+    def left(subsets: list[np.ndarray]) -> int:
+        union = np.unique(np.concatenate(subsets))
+        found = rows - len(union)
+        assert len(choose("strict-random", None, found, usable=usable, exclude=union)) == found
+        with pytest.raises(RequestError, match="infeasible"):
+            choose("strict-random", None, found + 1, usable=usable, exclude=union)
+        return found
+
+    assert left([np.arange(10_000)] * 4) == identical
+    drawn = left([choose("random", None, 10_000, usable=usable, seed=seed) for seed in range(4)])
+    assert abs(drawn - independent) < 5 * np.sqrt(independent)
+    if disjoint:
+        assert left(list(np.arange(40_000).reshape(4, 10_000))) == disjoint
+
+
 def test_too_few_rows_left_is_an_error_that_says_the_numbers() -> None:
     exclude = [*range(30), *range(10)]
     usable = np.arange(40) < 38

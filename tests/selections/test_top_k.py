@@ -89,6 +89,16 @@ def test_ties_of_a_score_go_by_position_or_by_the_hash_of_the_id() -> None:
     assert choose("top-k", score, 62, tie_seed=8, ids=ids).tolist() != hashed.tolist()
 
 
+def test_t16_equal_scores_are_drawn_by_the_tie_seed_and_too_few_are_an_error() -> None:
+    scores, ids = np.full(300, 2.5), np.array([f"row-{i}" for i in range(300)])
+    scores[:20] = np.nan
+    first, again, other = (choose("top-k", scores, 40, ids=ids, tie_seed=seed) for seed in (1, 1, 2))
+    assert first.tolist() == again.tolist() and set(first) != set(other)
+    assert np.isfinite(scores[first]).all() and np.isfinite(scores[other]).all()
+    with pytest.raises(RequestError, match="can choose 280 of the 281"):
+        choose("top-k", scores, 281, ids=ids, tie_seed=1)
+
+
 def test_a_score_has_no_query() -> None:
     assert choose_ranked("top-k", np.arange(3.0), 2, aggregate="max").query.tolist() == [-1, -1]
     assert choose_ranked("top-k", np.arange(3.0)[None], 2, aggregate="max").query.tolist() == [0, 0]

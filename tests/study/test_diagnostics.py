@@ -109,3 +109,25 @@ def test_rows_that_may_not_be_chosen_are_not_sampled() -> None:
     usable = np.arange(6) < 3
     found = stability(ArraySimilarity(F1, usable), SELECTIONS["top-k"], 3)
     assert found is not None and found["rows"] == 3 and found["mean"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "budget", "expected", "sd", "places"),
+    [
+        (15_011, 1_000, 6.66, 0.76, 2),
+        (15_011, 5_000, 33.3, 0.54, 1),
+        (15_011, 10_000, 66.6, 0.27, 1),
+        (52_002, 1_000, 1.92, None, 2),
+        (52_002, 5_000, 9.62, None, 2),
+        (52_002, 10_000, 19.2, 0.35, 1),
+        (88_000, 10_000, 11.4, None, 1),
+        (196_000, 10_000, 5.1, None, 1),
+    ],
+)
+def test_overlaps_of_random_subsets_are_those_of_the_published_table(
+    rows: int, budget: int, expected: float, sd: float | None, places: int
+) -> None:
+    """Two random subsets of equal size, in per cent."""
+    found = overlap(np.arange(budget), np.arange(budget), rows)
+    assert round(100 * found["expected"], places) == expected
+    assert sd is None or round(100 * found["sd"], 2) == sd
