@@ -50,7 +50,9 @@ class GradientEncoder:
         self._described = load_model(
             self.path, context.dtype, context.device, context.remote_code, tokenizer_only=True, base=base
         )
-        self.renderer = Renderer(self._described.tokenizer, context.template, context.max_tokens)
+        self.renderer = Renderer(
+            self._described.tokenizer, context.template, context.max_tokens, context.compatible
+        )
         self.preconditioner = config.preconditioner if context.role == "pool" else "none"
         check_origin(checkpoint.folder, self._described.path, self.renderer)
         has_moments = "moments" in checkpoint.fingerprint
