@@ -23,7 +23,7 @@ from tamis.representations._context import Context, Encoded
 if TYPE_CHECKING:
     import torch
 
-    from tamis.models.gradients import GradientEngine
+    from tamis.models.gradients import GradientEngine, Gradients
     from tamis.pools.pool import Message
     from tamis.representations.less import Config
 
@@ -143,18 +143,19 @@ class GradientEncoder:
                 advance,
             )
             norms[rows], losses[rows] = found.norms, found.losses
-            kept[rows] = self._kept(rows, found.features, status, reasons)
+            kept[rows] = self._kept(rows, found, status, reasons)
             norms[status > code("truncated")] = losses[status > code("truncated")] = np.nan
         name = "vectors" if self.against is None else "similarity"
         return Encoded({name: kept, "norms": norms, "losses": losses}, status, tokens, reasons)
 
     def _kept(
-        self, rows: np.ndarray, features: np.ndarray, status: np.ndarray, reasons: dict[int, str]
+        self, rows: np.ndarray, found: Gradients, status: np.ndarray, reasons: dict[int, str]
     ) -> np.ndarray:
-        """What is kept of `features`; rows that failed, are not finite or zero get their status."""
-        failed = self._engine.failed
-        finite = np.isfinite(features).all(axis=1)
-        good = finite & features.any(axis=1)
+        """What is kept of the features; rows that failed, are not finite or zero get their status. Of a
+        gradient of zeros, moments alone would be left, which are no feature of the row."""
+        failed, features = self._engine.failed, found.features
+        finite = np.isfinite(features).all(axis=1) & np.isfinite(found.norms)
+        good = finite & features.any(axis=1) & (found.norms > 0)
         for k in np.flatnonzero(~good):
             i = int(rows[k])
             status[i] = code("failed" if int(k) in failed else "non_finite")
