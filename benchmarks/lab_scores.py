@@ -134,7 +134,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=4000)
-    parser.add_argument("--tuning-rows", type=int, default=3000)
+    parser.add_argument("--tuning-rows", type=int, default=1500)
     parser.add_argument("--tuning-seed", type=int, default=11)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
