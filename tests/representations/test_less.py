@@ -1,4 +1,4 @@
-"""LESS of rows: statuses, what the name of a stored thing holds, and faults that are found before any work."""
+"""LESS of rows: statuses, what the name of a stored thing holds, and faults found before any work."""
 
 from __future__ import annotations
 
