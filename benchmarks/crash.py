@@ -1,5 +1,5 @@
 """Kill `represent`, `score` and `select` on the laboratory again and again; every time the repeated command
-must end with the bytes of an undisturbed run.
+must end with the bytes of an undisturbed run. `--verbs less`: a selection by gradients, warm-up included.
 
     python benchmarks/crash.py --kills 50 --out benchmarks/results/crash.json
 
@@ -28,8 +28,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = ("represent", "select", "score")
+KINDS = (*VERBS, "less")  # with the training of an adapter, and gradients at two of its checkpoints
 NANO = ROOT / "tamis" / "lab" / "nano"
-STEPS = {"represent": 90, "select": 90, "score": 320}
+STEPS = {"represent": 90, "select": 90, "score": 320, "less": 700}
 """A kill at a step comes at one of the first so many."""
 OUTSIDE_IDENTITY = ("ledger", "execution", "elsewhere")  # of a manifest
 
@@ -61,11 +62,16 @@ def commands(folder: Path, lab: Path, with_model: bool = True) -> dict[str, list
     if not with_model:
         return {"select": ["select", *pool, *_target(folder, lab), "--strategy", "ngrams/round-robin,random"]}
     model = ["--model", str(NANO), "--dtype", "float32"]
+    warm_up = "{recipe: less-warmup, epochs: 2, rank: 2, alpha: 8, batch_rows: 4, max_tokens: 128}"
+    less = ["--strategy", "less/round-robin", "--max-tokens", "128"]
+    for setting in ("rows=12", f"recipe={warm_up}", "dimensions=256"):
+        less += ["--set", f"less.{setting}"]
     strategies = ["--strategy", "rds/round-robin,ngrams/top-k,longest,random", "--budget", "3000tok"]
     return {
         "represent": ["represent", "rds", *pool, *model],
         "score": ["score", "ifd", *pool, *model],
         "select": ["select", *pool, *model, *_target(folder, lab), *strategies],
+        "less": ["select", *pool, *model, *_target(folder, lab), *less],
     }
 
 
@@ -144,7 +150,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=75)
-    parser.add_argument("--verbs", nargs="+", choices=VERBS, default=VERBS)
+    parser.add_argument("--verbs", nargs="+", choices=KINDS, default=VERBS)
     parser.add_argument("--rows", type=int, default=2500, help="rows of the laboratory's pool")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
