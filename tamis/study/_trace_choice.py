@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tamis.scores.score import Scores
 from tamis.selections import SELECTIONS, choose_ranked
 from tamis.study.signals import compared
 from tamis.study.stored import StoredSubset
+from tamis.study.strategies import WARMED
 
 RANKED = ("top-k", "gumbel-top-k", "doubly-greedy", "round-robin", "random", "random-balanced")
 """Selections whose whole order is quick to repeat, so that the rank of a row that was not chosen is exact."""
@@ -74,6 +76,8 @@ def _why_not(root: Path, pool: Pool, position: int, subset: StoredSubset) -> dic
     found: dict[str, Any] = {"reason": "below the budget", "last_chosen_score": last}
     if subset.budget.isdecimal() and len(subset.positions) < int(subset.budget):
         found = {"reason": f"the selection ended at {len(subset.positions)} rows without it"}
+    if _shortlisted(root, pool, subset):
+        found["reason"] += ", or is not on the shortlist that the first checkpoint makes"
     source = _source(root, pool, subset, rows)
     if isinstance(source, Similarity):
         similar = source.columns(np.array([position]))[:, 0]
@@ -112,14 +116,33 @@ def _rows_signal(root: Path, pool: Pool, subset: StoredSubset) -> Representation
             if kind == "scores":
                 derive = None if method.derive is None else partial(method.derive, config)
                 return Scores(method, config, thing, pool.ids, {}, derive)
-            return Representation(method, config, thing, pool.ids, {})
+            whole = Representation(method, config, thing, pool.ids, {})
+            others = [one for one in _pool_parts(root, subset) if one.recipe["pool"] == pool.digest]
+            parts = [Representation(method, config, one, pool.ids, {}) for one in others]
+            return replace(whole, parts=tuple(parts)) if parts else whole
     return None
+
+
+def _pool_parts(root: Path, subset: StoredSubset) -> list[Thing]:
+    """Where a signal is a sum over checkpoints, the pool's side at each; empty for all others."""
+    described = subset.recipe["strategy"].get("signal")
+    if described is None or described["method"] not in WARMED:
+        return []
+    found = [_thing(root, "representation", digest) for digest in subset.signals]
+    return [one for one in found if one is not None and one.recipe["made_by"]["renderer"]["role"] == "pool"]
+
+
+def _shortlisted(root: Path, pool: Pool, subset: StoredSubset) -> bool:
+    """Whether some of the pool's rows only were looked at."""
+    return any(part.recipe["pool"] != pool.digest for part in _pool_parts(root, subset))
 
 
 def _source(root: Path, pool: Pool, subset: StoredSubset, rows: Representation | Scores | None) -> Any:
     """What the selection looked at: a similarity, scores (n,), or None."""
     if rows is None or isinstance(rows, Scores):
         return None if rows is None else rows.values
+    if rows.parts:
+        return None  # the weights of the checkpoints and the groups of queries are not in the store
     asked = [_thing(root, "representation", digest) for digest in subset.signals[1:]]
     if not asked or None in asked:
         return None

@@ -21,6 +21,7 @@ from tamis.representations import _gradient_encoder as encoder_module
 from tamis.study.gradient_signal import Compared, gradient_similarity, grouped, groups_of, shortlist
 from tamis.study.select import read_query
 from tamis.study.signals import Settings
+from tamis.study.trace import trace
 from tests.conftest import Conformance, shared
 from tests.study import golden_less as golden
 
@@ -262,6 +263,31 @@ def test_rows_outside_of_the_shortlist_are_never_chosen_and_counted(
     assert chosen(world, "less-fast/round-robin", wanted, keep=keep) == sorted(rows)
     with pytest.raises(RequestError, match=f"can choose {wanted} of the {wanted + 1} rows"):
         chosen(world, "less-fast/round-robin", wanted + 1, keep=keep)
+
+
+@pytest.mark.parametrize("keep", ["vectors", "similarity"])
+def test_trace_says_why_and_shows_no_similarity_that_it_cannot_know(
+    world: SimpleNamespace, keep: str
+) -> None:
+    for name in ("less", "less-fast"):
+        taken = chosen(world, f"{name}/round-robin", 6, keep=keep)
+    looked_at = [line for line in world.lines.tolist() if line not in taken][:4]
+    for line in (*looked_at, golden.WITHOUT_TARGET):
+        position = int(np.flatnonzero(world.lines == line)[0])
+        entries = trace(str(world.pool.ids[position]), world.store)["rows"][0]["subsets"]
+        entries = [entry for entry in entries if entry["budget"] == "6" and not entry["chosen"]]
+        if line == golden.WITHOUT_TARGET:
+            assert {(entry["reason"], entry["detail"]) for entry in entries} == {
+                ("not usable", "no_target_tokens")
+            }
+        else:
+            assert entries and all("best_similarity" not in entry for entry in entries)
+            told = {
+                (entry["strategy"], entry["reason"].partition(", or is not on the shortlist")[1] != "")
+                for entry in entries
+            }
+            assert told <= {("less/round-robin", False), ("less-fast/round-robin", True)}
+            assert all(entry["reason"].startswith("below the budget") for entry in entries)
 
 
 # --- what is shared --------------------------------------------------------------------------------------
