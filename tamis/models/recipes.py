@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -123,8 +124,14 @@ def resolve_recipe(given: str | Mapping[str, Any] | Recipe, **changes: Any) -> R
         if name not in named_recipes():
             raise unknown_name("recipe", str(name), named_recipes())
         base = {key: value for key, value in named_recipes()[name].items() if key not in _ABOUT}
-    whole = {**base, **_known(values), **_known(changes)}
+    whole = {k: _number_of(v) for k, v in {**base, **_known(values), **_known(changes)}.items()}
     return _made(lambda: Recipe(**whole))
+
+
+def _number_of(value: Any) -> Any:
+    """1e-3 without a point is a text in YAML; it is meant as a number."""
+    exponent = isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)
+    return float(value) if exponent else value
 
 
 def _known(values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,11 +13,14 @@ from tamis.core.extras import need
 from tamis.representations.less import has_checkpoints
 from tamis.study.budget import Budget
 from tamis.study.signals import Settings, Signal, signal_of
-from tamis.study.strategies import Pre, Strategy, resolve
+from tamis.study.strategies import WARMED, Pre, Strategy, resolve
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
     from tamis.study.select import Request
+
+
+FEW_STEPS = 40
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,20 @@ def signal_after(strategy: Strategy, pool: Pool, request: Request) -> Signal:
     signal = signal_of(strategy, pool, request.queries, made.settings)
     execution = {**signal.execution, "model": str(made.settings.model)}
     paid = (*made.digests, *signal.pre_digests)
-    return replace(signal, execution=execution, pre=made.facts, pre_digests=paid)
+    warnings = (*signal.warnings, *_few_steps(strategy, made.facts["training"]))
+    return replace(signal, execution=execution, pre=made.facts, pre_digests=paid, warnings=warnings)
+
+
+def _few_steps(strategy: Strategy, training: Mapping[str, Any]) -> list[str]:
+    """What to say of a warm-up that is too short for Adam's moments to mean much."""
+    steps = training["steps"]
+    if strategy.signal not in WARMED or steps >= FEW_STEPS:
+        return []
+    return [
+        f"the adapter was warmed up in {steps} steps on {training['rows']} rows, so its moments are those of "
+        f"a few batches (published: some 300 steps): raise {strategy.signal}.share, or give fewer rows a step "
+        f"(--set '{strategy.signal}.recipe={{recipe: less-warmup, batch_rows: 16}}')"
+    ]
 
 
 def warmed(
