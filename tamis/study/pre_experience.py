@@ -64,8 +64,8 @@ def _few_steps(strategy: Strategy, training: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"the adapter was warmed up in {steps} steps on {training['rows']} rows, so its moments are those of "
-        f"a few batches (published: some 300 steps): raise {strategy.signal}.share, or give fewer rows a step "
-        f"(--set '{strategy.signal}.recipe={{recipe: less-warmup, batch_rows: 16}}')"
+        f"a few batches (published: some 300 steps): raise {strategy.signal}.share, or take fewer rows a "
+        f"step (--set '{strategy.signal}.recipe={{recipe: less-warmup, batch_rows: 16}}')"
     ]
 
 
