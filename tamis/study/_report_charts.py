@@ -264,6 +264,18 @@ def bars(title: str, x_label: str, y_label: str, values: np.ndarray, even: float
     return Chart(title, svg(parts, title), note)
 
 
+def histogram(title: str, edges: np.ndarray, rows: np.ndarray, x_label: str, note: str = "") -> Chart:
+    """Rows (b,) by value, between the edges (b + 1,)."""
+    x = Axis(float(edges[0]), float(edges[-1]), LEFT, WIDTH - RIGHT)
+    y = Axis(0.0, max(float(rows.max(initial=0)), 1.0), HEIGHT - BOTTOM, TOP)
+    steps = [f"M{x(float(edges[0])):.1f} {y(0):.1f}"]
+    for count, right in zip(rows.tolist(), edges[1:].tolist(), strict=True):
+        steps.append(f"V{y(count):.1f}H{x(right):.1f}")
+    parts = frame(x, y, x_label, "rows")
+    parts.append(f'<path class="line pool" d="{"".join(steps)}V{y(0):.1f}"/>')
+    return Chart(title, svg(parts, title), note)
+
+
 def scatter(
     title: str, points: Sequence[tuple[str, np.ndarray]], labels: tuple[str, str], note: str = ""
 ) -> Chart:

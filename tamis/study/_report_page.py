@@ -105,10 +105,29 @@ def _charts(view: View) -> list[Chart]:
                 "rank (order of choice)", "score", _by_task(view), note=_tasks_said(view),
             )
         )  # fmt: skip
-    found += _beside(view)
+    found += _over_the_pool(view) + _beside(view)
     if view.by_queries:
         found.append(_picks(view))
     return found
+
+
+def _over_the_pool(view: View) -> list[Chart]:
+    """The pool's rows by their own score, where it is one, and how much of it is length."""
+    signals = view.run.manifest["execution"]["signals"]
+    told = signals.get(view.entry["strategy"], {}).get("distribution")
+    if not told:
+        return []
+    related = told["length_correlation"]
+    title = "The score of every row of the pool"
+    if related is not None:
+        title += f": its rank correlation with length is {number(related, 2)}"
+    bins = told["histogram"]
+    return [
+        charts.histogram(
+            title, np.array(bins["edges"]), np.array(bins["rows"]), "score",
+            f"{number(told['different'])} different values. Length in characters.",
+        )
+    ]  # fmt: skip
 
 
 def _by_task(view: View) -> list[Curve]:

@@ -23,19 +23,30 @@ def score_facts(pool: Pool, scores: Scores) -> dict[str, Any]:
     found: dict[str, Any] = {"rows": len(pool), "status": statuses.counts(codes), "scored": len(rows)}
     if not len(rows):
         return found
-    scored = values[rows]
-    order = rows[np.argsort(-scored, kind="stable")]
-    counts, edges = np.histogram(scored, bins=BINS)
+    order = rows[np.argsort(-values[rows], kind="stable")]
+    found |= distribution(values, np.asarray(pool.chars))
     found |= {
-        "quantiles": {f"{q:g}": float(np.quantile(scored, q)) for q in (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)},
-        "histogram": {"edges": edges.tolist(), "rows": counts.tolist()},
-        "different": len(np.unique(scored)),
         "warnings": scores.warnings,
-        "length_correlation": _rank_correlation(scored, np.asarray(pool.chars)[rows].astype(float)),
         "best": [_row(pool, int(row), values) for row in order[:ENDS]],
         "worst": [_row(pool, int(row), values) for row in order[::-1][:ENDS]],
     }
     return found
+
+
+def distribution(values: np.ndarray, characters: np.ndarray) -> dict[str, Any]:
+    """Quantiles, histogram, number of different values and rank correlation with the rows' characters (n,),
+    of the values (n,) that are numbers; nothing when none is."""
+    rows = np.flatnonzero(np.isfinite(values))
+    if not len(rows):
+        return {}
+    scored = values[rows]
+    counts, edges = np.histogram(scored, bins=BINS)
+    return {
+        "quantiles": {f"{q:g}": float(np.quantile(scored, q)) for q in (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)},
+        "histogram": {"edges": edges.tolist(), "rows": counts.tolist()},
+        "different": len(np.unique(scored)),
+        "length_correlation": _rank_correlation(scored, characters[rows].astype(float)),
+    }
 
 
 def _row(pool: Pool, row: int, values: np.ndarray) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tamis.representations import REPRESENTATIONS, Representation, represent
 from tamis.representations._context import Context
 from tamis.representations.represent import shard_arrays
 from tamis.scores.score import score
+from tamis.study.score_facts import distribution
 from tamis.study.strategies import WARMED, Strategy
 
 if TYPE_CHECKING:
@@ -111,8 +112,9 @@ def _scores(
         vectors, digests = row_vectors(rows), (scores.digest, rows.digest)
     _check_unscored(strategy, codes, settings)
     usable = statuses.scored(codes)
+    told = {**scores.execution, "distribution": distribution(scores.values, np.asarray(pool.chars))}
     return Signal(
-        scores.values, usable, statuses.counts(codes), digests=digests, execution=scores.execution,
+        scores.values, usable, statuses.counts(codes), digests=digests, execution=told,
         vectors=vectors, warnings=tuple(scores.warnings), pre_digests=scores.before,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import tamis
 from tamis.cli import app
 from tamis.lab import NANO, write_lab
 from tamis.scores import ifd
+from tamis.study._report_charts import number
 from tamis.study.score_facts import score_facts
 
 
@@ -32,6 +34,23 @@ def test_counts_ends_and_ties(tmp_path: Path) -> None:
     assert [row["score"] for row in facts["worst"]] == [1, 1, 1]
     assert facts["quantiles"]["0"] == 1 and facts["quantiles"]["1"] == 4
     assert facts["length_correlation"] > 0.9
+
+
+def test_the_report_shows_a_score_over_the_pool(tmp_path: Path) -> None:
+    write_lab(tmp_path, rows=80, seed=1)
+    pool = tamis.read_pool([tmp_path / "pool.jsonl"], store=tmp_path / "store")
+    given = {"parameters": {"length": {"unit": "chars"}}, "store": tmp_path / "store"}
+    tamis.select(pool, strategy=["longest", "random"], budget=[5, 9], out=tmp_path / "out", **given)
+    signals = json.loads((tmp_path / "out" / "manifest.json").read_text())["execution"]["signals"]
+    told = signals["longest"]["distribution"]
+    scores = tamis.score(pool, "length", parameters={"unit": "chars"}, store=tmp_path / "store")
+    facts = score_facts(pool, scores)
+    assert told == {name: facts[name] for name in told} and sum(told["histogram"]["rows"]) == facts["scored"]
+    page = html.unescape((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    related = number(told["length_correlation"], 2)
+    assert f"The score of every row of the pool: its rank correlation with length is {related}" in page
+    assert f"{number(told['different'])} different values. Length in characters." in page
+    assert "distribution" not in signals["random"]
 
 
 def test_the_verb_shows_and_tells(tmp_path: Path) -> None:
