@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from tamis.representations.less import Config
 
 
+UNPROJECTED_MOST = 1 << 22
+"""Numbers of an adapter whose gradients may be kept whole."""
+
+
 class GradientEncoder:
     """Features of one side at `checkpoint`: pool rows preconditioned, query rows plain.
 
@@ -182,7 +186,13 @@ class GradientEncoder:
 
         context = self.context
         lm = shared_model(self.path, context.dtype, context.device, context.remote_code, self.base)
-        return GradientEngine(lm, context.batch_tokens, self.config.dropout)
+        engine = GradientEngine(lm, context.batch_tokens, self.config.dropout)
+        if self.config.projection == "none" and engine.parameters > UNPROJECTED_MOST:
+            raise RequestError(
+                f"{self.path}: projection=none would keep {engine.parameters:,} numbers of every row; it is "
+                f"for adapters of at most {UNPROJECTED_MOST:,}: take count-sketch"
+            )
+        return engine
 
     @cached_property
     def _projection(self) -> Any:

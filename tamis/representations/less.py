@@ -25,7 +25,7 @@ bergson's. Prefers short rows: look at the lengths in the report. `loss-gradient
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,8 @@ PROJECTIONS = ("count-sketch", "rademacher", "none")
 AGGREGATES = ("none", "cosines", "gradients")
 KEEPS = ("vectors", "similarity")
 DTYPES = ("float16", "float32")
+FAST = 0.2
+SHORTLISTS = {"less": None, "less-fast": FAST, "loss-gradients": None}
 WARM_UP = {"strategy": "random", "share": 0.05, "rows": 10_000, "recipe": "less-warmup"}
 
 
@@ -145,6 +147,15 @@ class Gradients:
             )
 
 
+def shortlist_of(signal: str | None, parameters: Mapping[str, Any]) -> float | None:
+    """Share of the rows that `signal` takes the gradients of all checkpoints for; None for all, and for other
+    signals."""
+    if signal not in SHORTLISTS:
+        return None
+    given = parameters.get("shortlist")
+    return SHORTLISTS[signal] if given is None else float(given)
+
+
 def has_checkpoints(folder: str) -> bool:
     """Whether a folder is a PEFT adapter, or holds epoch-k or checkpoint-k that are."""
     path = Path(folder).expanduser()
@@ -183,6 +194,6 @@ def _method(name: str, about: str, shortlist: float | None = None, plain: bool =
 
 METHODS = (
     _method("less", "Gradients of rows, as Adam would apply them, over the checkpoints of a warm-up (LESS)."),
-    _method("less-fast", "LESS with all checkpoints for the best fifth by the first one alone.", 0.2),
+    _method("less-fast", "LESS with all checkpoints for the best fifth by the first one alone.", FAST),
     _method("loss-gradients", "Plain gradients of rows over the checkpoints of a warm-up.", plain=True),
 )

@@ -17,7 +17,7 @@ from tamis.models.lm import LanguageModel, load_model
 from tamis.models.recipes import Recipe
 from tamis.representations import REPRESENTATIONS
 from tamis.representations._context import Encoded
-from tamis.representations.less import Config, Gradients
+from tamis.representations.less import Config, Gradients, shortlist_of
 from tamis.study import cost_model
 from tamis.study._plan_pool import Known
 from tamis.study._plan_rates import (
@@ -66,11 +66,11 @@ class GradientWork:
     @cached_property
     def config(self) -> Config:
         """Parameters of the signal."""
-        found: Config = (
-            self.side.config if self.side else self.method.configure(self.strategy.signal_parameters)
-        )
-        fast = self.method.name == "less-fast" and found.shortlist is None
-        return replace(found, shortlist=0.2) if fast else found
+        if self.side is not None:
+            return self.side.config
+        found: Config = self.method.configure(self.strategy.signal_parameters)
+        share = shortlist_of(self.method.name, self.strategy.signal_parameters)
+        return replace(found, shortlist=share)
 
     @property
     def checkpoints(self) -> int:

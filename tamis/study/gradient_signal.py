@@ -68,14 +68,13 @@ def gradient_similarity(
     targets = targets_of(name, parameters, queries, settings, side.config.aggregate)
     config, weights = side.config, side.weights
     maker = _Maker(pool, side, targets, settings)
-    order = sorted(range(len(weights)), key=lambda k: k)
     first = maker.part(0, pool)
     places = None
     if config.shortlist is not None and len(weights) > 1:
         places = shortlist(first.similarity, statuses.scored(first.made.codes), config.shortlist)
-    rest = [maker.part(k, maker.rows(places)) for k in order[1:]]
+    rest = [maker.part(k, maker.rows(places)) for k in range(1, len(weights))]
     parts = [Part(weights[0], first.similarity)]
-    parts += [Part(weights[k], made.similarity, places) for k, made in zip(order[1:], rest, strict=True)]
+    parts += [Part(w, made.similarity, places) for w, made in zip(weights[1:], rest, strict=True)]
     codes = _joined(first.made.codes, [made.made.codes for made in rest], places)
     usable = statuses.scored(codes)
     execution = dict(side.execution)

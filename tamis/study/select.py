@@ -15,6 +15,7 @@ from tamis.core.cost import booked
 from tamis.core.digest import digest
 from tamis.core.errors import RequestError
 from tamis.core.files import remove_dead, replacing
+from tamis.representations.less import shortlist_of
 from tamis.study._report_facts import read_runs
 from tamis.study._report_views import write_views
 from tamis.study.budget import Budget, parse_budget
@@ -86,6 +87,7 @@ class Request:
         for strategy in self.strategies:
             prepared(strategy, self.settings, self.queries)
             check_pre(strategy, self.settings)
+            self._check_shortlist(strategy, len(pool))
         for name, query in self.queries.items():
             if not len(query):
                 raise RequestError(f"query {name!r} has no rows")
@@ -93,6 +95,19 @@ class Request:
         for budget in self.budgets:
             if budget.unit != "tokens" and budget.rows_of(len(pool)) < 1:
                 raise RequestError(f"budget {budget.folder}: less than one of {len(pool)} rows")
+
+    def _check_shortlist(self, strategy: Strategy, rows: int) -> None:
+        """A budget of rows must fit into the shortlist of a strategy that has one."""
+        share = shortlist_of(strategy.signal, strategy.signal_parameters)
+        if share is None or self.allow_underflow:
+            return
+        most = round(share * rows)
+        for budget in self.budgets:
+            if budget.unit != "tokens" and budget.rows_of(rows) > most:
+                raise RequestError(
+                    f"{strategy.name} chooses among {share:.0%} of the rows, {most:,}, and the budget "
+                    f"{budget.folder} is {budget.rows_of(rows):,}: raise --set {strategy.signal}.shortlist"
+                )
 
     def recipe(self, pool: Pool) -> dict[str, Any]:
         """Everything that determines the subsets."""
