@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import warnings
@@ -151,7 +152,12 @@ def shared_model(
     """`load_model` for those who only read the model: the last one is kept while its files do not change."""
     device = choose_device(device)
     path, adapter = _split_adapter(path, base)
-    return _whole(path, adapter, dtype, device, remote_code, _changes(path, adapter))
+    asked = (path, adapter, dtype, device, remote_code, _changes(path, adapter))
+    if [asked] != _LAST:  # the one before goes first, for there may not be room for both
+        _whole.cache_clear()
+        gc.collect()
+        _LAST[:] = [asked]
+    return _whole(*asked)
 
 
 def describe_model(path: str, dtype: str, device: str, remote_code: bool) -> LanguageModel:
@@ -186,6 +192,9 @@ def _described(
     path: str, adapter: str | None, dtype: str, device: str, remote_code: bool, changes: tuple[Any, ...]
 ) -> LanguageModel:
     return _load(path, adapter, dtype, device, remote_code, tokenizer_only=True)
+
+
+_LAST: list[tuple[Any, ...]] = []
 
 
 @lru_cache(maxsize=1)  # weights are large: only the last model is kept

@@ -63,6 +63,7 @@ class GradientEncoder:
         if self.preconditioner in preconditioners.NEED_MOMENTS and not has_moments:
             read_checkpoint_moments(checkpoint, {})  # says what was looked for
         self._mean_tokens = 0.0
+        self._ran: dict[str, Any] = {}
 
     def measuring(self, features: np.ndarray, name: str) -> GradientEncoder:
         """The same, keeping the cosines with unit features (m, d), called `name`, in place of vectors."""
@@ -108,7 +109,9 @@ class GradientEncoder:
     def execution(self) -> dict[str, Any]:
         """Device and dtype; once rows were encoded, also how gradients were taken and why so."""
         found: dict[str, Any] = {"device": self._described.device, "dtype": self._described.dtype}
-        if "_engine" in self.__dict__:
+        if self._ran:
+            found |= self._ran
+        elif "_engine" in self.__dict__:
             run = self._engine
             mode = "loop" if run.looped else run.mode
             found |= {"mode": mode, "why": run.why, "batch_tokens": run.batch_tokens}
@@ -179,6 +182,13 @@ class GradientEncoder:
             reasons[int(i)] = f"{tokens[i]} tokens; the model's table of positions ends at {limit}"
 
     # --- the model -------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Let go of weights, moments and signs, so that those of the next checkpoint have room; when more
+        rows come they are loaded again."""
+        self._ran = self.execution if "_engine" in self.__dict__ else self._ran
+        for name in ("_engine", "_moments", "_projection"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def _engine(self) -> GradientEngine:

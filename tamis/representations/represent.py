@@ -128,9 +128,12 @@ def represent(
         raise RequestError(
             f"{chosen.name}: a shortlist, and keep=similarity, depend on the queries; use `tamis select`"
         )
-    parts = tuple(encoded(pool, chosen, config, part, store, share, quiet) for part in encoder.parts)
+    parts = []
+    for part in encoder.parts:
+        parts.append(encoded(pool, chosen, config, part, store, share, quiet))
+        part.release()
     first = parts[0].thing
-    return Representation(chosen, config, first, pool.ids, encoder.execution, parts, encoder.weights)
+    return Representation(chosen, config, first, pool.ids, encoder.execution, tuple(parts), encoder.weights)
 
 
 def encoded(

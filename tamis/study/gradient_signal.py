@@ -18,37 +18,28 @@ from tamis.core.errors import RequestError
 from tamis.core.similarity import FeatureSimilarity
 from tamis.core.summed import Part, SummedSimilarity
 from tamis.core.vectors import unit
-from tamis.representations import REPRESENTATIONS, Representation, represent
+from tamis.pools.view import PoolRows
+from tamis.representations import REPRESENTATIONS, Representation
 from tamis.representations.less import Gradients
 from tamis.representations.represent import encoded
 
 if TYPE_CHECKING:
     from tamis.pools.pool import Pool
-    from tamis.pools.view import PoolRows
+    from tamis.representations._gradient_encoder import GradientEncoder
     from tamis.study.signals import Settings
 
 
 @dataclass(frozen=True)
-class Targets:
-    """Query rows as they are compared: features (m, d) at each checkpoint, and what each of the m stands for.
-
-    `task_of` (m,) task; `query_row` (m,) row of the task's query set, of a group its first.
-    """
-
-    features: list[np.ndarray]
-    task_of: np.ndarray
-    query_row: np.ndarray
-    digests: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Compared:
-    """A pool against targets. `codes` (n,) statuses; `usable` (n,); `facts` say what was left out."""
+    """A pool against targets. `codes` (n,) statuses; `usable` (n,), without the rows off a shortlist;
+    `task_of` (m,) task of each query or group, `query_row` (m,) its row in the task's query set, of a group
+    the first; `digests` of the stored things, the pool's first; `parts`: the pool at every checkpoint."""
 
     similarity: SummedSimilarity
     codes: np.ndarray
     usable: np.ndarray
-    targets: Targets
+    task_of: np.ndarray
+    query_row: np.ndarray
     digests: tuple[str, ...]
     execution: Mapping[str, Any]
     parts: tuple[Representation, ...]
@@ -61,36 +52,48 @@ def gradient_similarity(
     queries: Mapping[str, Pool],
     settings: Settings,
 ) -> Compared:
-    """The rows of `pool` against the query sets by the method `name`; made, or read from the store."""
+    """The rows of `pool` against the query sets by the method `name`; made, or read from the store.
+
+    Checkpoint after checkpoint, queries before the pool, so that each is loaded once and no two are held.
+    """
     method = REPRESENTATIONS[name]
-    side: Gradients = method.run(method.configure(parameters), settings.context())
+    config = method.configure(parameters)
+    side: Gradients = method.run(config, settings.context())
     side.need_parts()
-    targets = targets_of(name, parameters, queries, settings, side.config.aggregate)
+    asking: Gradients = method.run(config, settings.context("query"))
     config, weights = side.config, side.weights
-    maker = _Maker(pool, side, targets, settings)
-    first = maker.part(0, pool)
-    places = None
-    if config.shortlist is not None and len(weights) > 1:
-        places = shortlist(first.similarity, statuses.scored(first.made.codes), config.shortlist)
-    rest = [maker.part(k, maker.rows(places)) for k in range(1, len(weights))]
-    parts = [Part(weights[0], first.similarity)]
-    parts += [Part(w, made.similarity, places) for w, made in zip(weights[1:], rest, strict=True)]
-    codes = _joined(first.made.codes, [made.made.codes for made in rest], places)
+    groups = [
+        groups_of(query.sources if config.aggregate != "none" else np.arange(len(query)))
+        for query in queries.values()
+    ]
+    asked: list[list[Representation]] = []
+    made: list[_Made] = []
+    places: np.ndarray | None = None
+    maker = _Maker(pool, queries, groups, side, asking, settings)
+    for k in range(len(weights)):
+        asked.append(maker.queries_at(k))
+        made.append(maker.pool_at(k, asked[k], places))
+        if k == 0 and config.shortlist is not None and len(weights) > 1:
+            places = shortlist(made[0].similarity, statuses.scored(made[0].rows.codes), config.shortlist)
+    parts = [Part(weights[0], made[0].similarity)]
+    parts += [Part(w, one.similarity, places) for w, one in zip(weights[1:], made[1:], strict=True)]
+    codes = _joined(made[0].rows.codes, [one.rows.codes for one in made[1:]], places)
     usable = statuses.scored(codes)
     execution = dict(side.execution)
     if places is not None:
         usable[np.setdiff1d(np.arange(len(pool)), places)] = False
         execution["shortlist"] = {"rows": len(places), "of": len(pool), "by": "the first checkpoint"}
-    keeps = config.keep == "vectors"
-    made = (first.made, *(part.made for part in rest))
+    digests = [one.rows.digest for one in made]
+    digests += [part.digest for of_task in zip(*asked, strict=True) for part in of_task]
     return Compared(
-        SummedSimilarity(parts, usable, keeps_vectors=keeps),
+        SummedSimilarity(parts, usable, keeps_vectors=config.keep == "vectors"),
         codes,
         usable,
-        targets,
-        (*(one.digest for one in made), *targets.digests),
+        np.repeat(np.arange(len(groups)), [len(of_task) for of_task in groups]),
+        np.array([int(group[0]) for of_task in groups for group in of_task], np.int32),
+        tuple(digests),
         execution,
-        made,
+        tuple(one.rows for one in made),
     )
 
 
@@ -101,27 +104,6 @@ def shortlist(similarity: FeatureSimilarity, usable: np.ndarray, share: float) -
     wanted = max(1, round(share * int(usable.sum())))
     found: np.ndarray = np.sort(choose("round-robin", similarity, budget=wanted, usable=usable))
     return found
-
-
-def targets_of(
-    name: str, parameters: Mapping[str, Any], queries: Mapping[str, Pool], settings: Settings, aggregate: str
-) -> Targets:
-    """Encode the query sets and bring their rows, or the groups that share a `source`, to unit features."""
-    common: dict[str, Any] = {"parameters": dict(parameters), **settings.common()}
-    features: list[list[np.ndarray]] = []
-    task_of: list[int] = []
-    query_row: list[int] = []
-    digests: list[str] = []
-    for task, (label, query) in enumerate(queries.items()):
-        made = represent(query, name, role="query", **common)
-        _need_all(label, query, made)
-        groups = groups_of(query.sources if aggregate != "none" else np.arange(len(query)))
-        task_of += [task] * len(groups)
-        query_row += [int(group[0]) for group in groups]
-        digests += made.digests
-        features.append([grouped(part, groups, aggregate) for part in made.parts])
-    joined = [np.concatenate(parts) for parts in zip(*features, strict=True)]
-    return Targets(joined, np.array(task_of), np.array(query_row, np.int32), tuple(digests))
 
 
 def groups_of(labels: np.ndarray) -> list[np.ndarray]:
@@ -147,35 +129,50 @@ def grouped(part: Representation, groups: Sequence[np.ndarray], aggregate: str) 
 
 @dataclass(frozen=True)
 class _Made:
-    made: Representation
+    rows: Representation
     similarity: FeatureSimilarity
 
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes the pool's side of a checkpoint."""
+    """Makes both sides of a checkpoint."""
 
     pool: Pool
+    queries: Mapping[str, Pool]
+    groups: Sequence[Sequence[np.ndarray]]  # of each task
     side: Gradients
-    targets: Targets
+    asking: Gradients
     settings: Settings
 
-    def rows(self, places: np.ndarray | None) -> Pool | PoolRows:
-        from tamis.pools.view import PoolRows
+    def queries_at(self, k: int) -> list[Representation]:
+        """Every query set."""
+        found = []
+        for task, query in self.queries.items():
+            found.append(self._encoded(query, self.asking.parts[k]))
+            _need_all(task, query, found[-1])
+        self.asking.parts[k].release()
+        return found
 
-        return self.pool if places is None else PoolRows(self.pool, places)
-
-    def part(self, k: int, rows: Pool | PoolRows) -> _Made:
-        method, config = REPRESENTATIONS["less"], self.side.config
-        against = self.targets.features[k]
-        encoder = self.side.parts[k]
-        if config.keep == "similarity":
+    def pool_at(self, k: int, asked: Sequence[Representation], places: np.ndarray | None) -> _Made:
+        """The pool, or its rows at `places`, beside the queries' features."""
+        aggregate = self.side.config.aggregate
+        pairs = zip(asked, self.groups, strict=True)
+        against = np.concatenate([grouped(part, groups, aggregate) for part, groups in pairs])
+        rows = self.pool if places is None else PoolRows(self.pool, places)
+        encoder, own = self.side.parts[k], against
+        if self.side.config.keep == "similarity":
             encoder = encoder.measuring(against, bytes_digest([against.tobytes()]))
-        made = encoded(rows, method, config, encoder, self.settings.store, quiet=self.settings.quiet)
-        if config.keep == "similarity":
             own = np.eye(len(against), dtype=np.float32)  # what is stored is the product already
-            return _Made(made, FeatureSimilarity(own, made.thing.paths("similarity")))
-        return _Made(made, FeatureSimilarity(against, made.thing.paths("vectors")))
+        made = self._encoded(rows, encoder)
+        encoder.release()
+        name = "similarity" if self.side.config.keep == "similarity" else "vectors"
+        return _Made(made, FeatureSimilarity(own, made.thing.paths(name)))
+
+    def _encoded(self, rows: Pool | PoolRows, encoder: GradientEncoder) -> Representation:
+        method = REPRESENTATIONS["less"]
+        return encoded(
+            rows, method, self.side.config, encoder, self.settings.store, quiet=self.settings.quiet
+        )
 
 
 def _joined(first: np.ndarray, rest: Sequence[np.ndarray], places: np.ndarray | None) -> np.ndarray:

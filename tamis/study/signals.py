@@ -162,9 +162,9 @@ def _gradients(
 
     found = gradient_similarity(name, strategy.signal_parameters, pool, queries, settings)
     _check_unscored(strategy, found.codes, settings)
-    targets, first = found.targets, found.parts[0].thing
+    first = found.parts[0].thing
     return Signal(
-        found.similarity, found.usable, statuses.counts(found.codes), targets.task_of, targets.query_row,
+        found.similarity, found.usable, statuses.counts(found.codes), found.task_of, found.query_row,
         tuple(queries), found.digests, found.execution,
         gradients=(first.joined("norms"), first.joined("tokens")),
     )  # fmt: skip

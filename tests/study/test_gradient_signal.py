@@ -119,8 +119,8 @@ def test_published_influence_through_files(world: SimpleNamespace, conforms: Con
     conforms.close(
         "`less`, influence through files", scores_of(found)[:, usable], wanted[:, usable], atol=1e-5
     )
-    assert found.targets.task_of.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert found.targets.query_row.tolist() == [0, 1, 2, 3] * 3
+    assert found.task_of.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert found.query_row.tolist() == [0, 1, 2, 3] * 3
     weights = [entry["weight"] for entry in found.execution["checkpoints"]]
     np.testing.assert_allclose(weights, np.array(golden.RATES) / sum(golden.RATES))
 
@@ -186,15 +186,16 @@ def test_groups_of_unequal_size_are_sources_within_a_task(world: SimpleNamespace
     }
     found = compared(world, query=query, aggregate=aggregate)
     groups = [[0, 3], [1, 2, 4, 5, 6], [7, 8, 9, 10], [11]]
-    assert found.targets.task_of.tolist() == [0, 0, 1, 1]
-    assert found.targets.query_row.tolist() == [0, 1, 0, 4]
+    assert found.task_of.tolist() == [0, 0, 1, 1]
+    assert found.query_row.tolist() == [0, 1, 0, 4]
     each = compared(world)
     if aggregate == "cosines":
         wanted = np.stack([scores_of(each)[group].mean(axis=0) for group in groups])
         np.testing.assert_allclose(scores_of(found), wanted, atol=1e-6)
         return
     golden_norms = [golden.scores()[f"tulu.ckpt{step}.query_sgd_norm"] for step in (10, 20)]
-    for ours, theirs, norms in zip(found.targets.features, each.targets.features, golden_norms, strict=True):
+    features = [[part.similarity.queries for part in one.similarity.parts] for one in (found, each)]
+    for ours, theirs, norms in zip(*features, golden_norms, strict=True):
         wanted = unit(np.stack([(theirs * norms[:, None])[group].mean(axis=0) for group in groups]))
         np.testing.assert_allclose(ours, wanted, atol=1e-5)
 
