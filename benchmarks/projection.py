@@ -130,19 +130,27 @@ def unit(found: np.ndarray) -> np.ndarray:
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-def cosines(name: str, of: Features, dimensions: int, seed: int) -> np.ndarray:
-    """Cosines (n, m) of projected features; projected parameter by parameter, as the engine does it."""
-    balanced = name.endswith("balanced")
+def projected(name: str, of: Features, dimensions: int, seed: int) -> torch.Tensor:
+    """Features (n + m, dimensions), projected parameter by parameter, as the engine does it."""
     made = projection(name.split(",")[0], of.engine.layout, dimensions, seed, "cpu")
-    turned = (of.second + 1e-8) ** 0.25 if balanced else torch.ones(())
-    small = []
-    for side, scale in ((of.pool, turned), (of.query, 1 / turned)):
-        out = torch.zeros(len(side), dimensions)
-        for slot in of.engine.layout:
-            part = slice(slot.offset, slot.offset + slot.size)
-            made.add(out, slot, side[:, part] * (scale[part] if balanced else 1))
-        small.append(out / torch.linalg.vector_norm(side if balanced else out, dim=1, keepdim=True))
-    return (small[0] @ small[1].T).numpy()
+    n = len(of.pool)
+    out = torch.zeros(n + len(of.query), dimensions)
+    for slot in of.engine.layout:
+        part = slice(slot.offset, slot.offset + slot.size)
+        rows = torch.cat([of.pool[:, part], of.query[:, part]])
+        if name.endswith("balanced"):
+            turned = (of.second[part] + 1e-8) ** 0.25
+            rows[:n] *= turned
+            rows[n:] /= turned
+        made.add(out, slot, rows)
+    return out
+
+
+def cosines(name: str, of: Features, small: torch.Tensor) -> np.ndarray:
+    """Cosines (n, m) of projected features."""
+    sides = [of.pool, of.query] if name.endswith("balanced") else [small]
+    small = small / torch.cat([torch.linalg.vector_norm(side, dim=1, keepdim=True) for side in sides])
+    return (small[: len(of.pool)] @ small[len(of.pool) :].T).numpy()
 
 
 def compared(exact: np.ndarray, found: np.ndarray, task: np.ndarray) -> dict[str, float]:
@@ -163,6 +171,16 @@ def compared(exact: np.ndarray, found: np.ndarray, task: np.ndarray) -> dict[str
     }
 
 
+def summed(name: str, dimensions: int, runs: list[dict[str, float]]) -> dict[str, Any]:
+    """Median over the seeds, and the worst."""
+    case: dict[str, Any] = {"projection": name, "dimensions": dimensions, "seeds": len(runs)}
+    case |= {key: round(statistics.median(run[key] for run in runs), 4) for key in runs[0]}
+    worst = {key: (max if key == "rmse" else min)(run[key] for run in runs) for key in runs[0]}
+    case["worst"] = {key: round(value, 4) for key, value in worst.items()}
+    case["rmse_times_root_d"] = round(case["rmse"] * dimensions**0.5, 3)
+    return case
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -175,7 +193,9 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--dense-seeds", type=int, default=2, help="of rademacher, which is slow")
-    parser.add_argument("--dense-dimensions", type=int, nargs="*", default=list(DIMENSIONS))
+    parser.add_argument(
+        "--dense-dimensions", type=int, default=8192, help="most of them; the first are fewer"
+    )
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -184,23 +204,25 @@ def main() -> None:
     if given.shared:
         settings.append(real(given.shared, given.work))
     found: list[dict[str, Any]] = []
-    for setting in settings:
-        of = features(*setting, given.work, given)
-        exact = of.cosines
+    made = [features(*setting, given.work, given) for setting in settings]
+    for of in made:
         found.append({**of.facts, "cases": []})
         print(json.dumps(of.facts), file=sys.stderr, flush=True)
-        plan = [("count-sketch", d, given.seeds) for d in DIMENSIONS]
-        plan += [("count-sketch, balanced", d, given.seeds) for d in DIMENSIONS]
-        plan += [("rademacher", d, given.dense_seeds) for d in given.dense_dimensions]
-        for name, d, seeds in plan:
-            runs = [compared(exact, cosines(name, of, d, seed), of.task) for seed in range(seeds)]
-            case: dict[str, Any] = {"projection": name, "dimensions": d, "seeds": seeds}
-            case |= {key: round(statistics.median(run[key] for run in runs), 4) for key in runs[0]}
-            worst = {key: (max if key == "rmse" else min)(run[key] for run in runs) for key in runs[0]}
-            case["worst"] = {key: round(value, 4) for key, value in worst.items()}
-            case["rmse_times_root_d"] = round(case["rmse"] * d**0.5, 3)
-            found[-1]["cases"].append(case)
-            print(json.dumps(case), file=sys.stderr, flush=True)
+    plan = [("count-sketch", d, given.seeds) for d in DIMENSIONS]
+    plan += [("count-sketch, balanced", d, given.seeds) for d in DIMENSIONS]
+    plan += [("rademacher", given.dense_dimensions, given.dense_seeds)] if given.dense_seeds else []
+    for name, most, seeds in plan:
+        widths = [d for d in DIMENSIONS if d <= most] if name == "rademacher" else [most]
+        for number, of in enumerate(made):
+            exact = of.cosines
+            runs: dict[int, list[dict[str, float]]] = {d: [] for d in widths}
+            for seed in range(seeds):
+                whole = projected(name, of, most, seed)
+                for d in widths:  # the first columns of a dense matrix of signs are one, too
+                    runs[d].append(compared(exact, cosines(name, of, whole[:, :d]), of.task))
+            for d in widths:
+                found[number]["cases"].append(summed(name, d, runs[d]))
+                print(of.facts["model"], json.dumps(found[number]["cases"][-1]), file=sys.stderr, flush=True)
             if given.out:
                 result = {"torch": torch.__version__, "load": round(os.getloadavg()[0], 1), "settings": found}
                 given.out.write_text(json.dumps(result, indent=1) + "\n")
