@@ -4,9 +4,9 @@ the cheaper forms with the full one, and the query loss after fine-tuning on eac
     python benchmarks/real_less.py --shared ../shared --out benchmarks/results/real_less.json
 
 Sample, queries and right sources are those of real_model.py: 4,000 rows drawn in proportion, at most 512
-tokens, 300 rows chosen. The warm-up has its default share and recipe but for what `--warm-up` changes: with
-200 rows and 128 a step Adam would make 8 steps. Fine-tuning: recipe tulu2 with 16 rows a step and a rate for
-a model of this size; the loss is the mean over the query rows of their mean label loss (T§4.3), on the query
+tokens, 300 rows chosen. The warm-up is what `--warm-up` says: with the default 200 rows and 128 a step
+Adam would make 8 steps. Fine-tuning: recipe tulu2, one epoch, 16 rows a step and a rate for a model of this
+size; the loss is the mean over the query rows of their mean label loss (T§4.3), on the query
 set that chose the rows and on held-out items (GSM8K test, the remaining HumanEval problems).
 """
 
@@ -36,10 +36,11 @@ from tamis.study.signals import Settings
 
 BUDGET = 300
 SELECTIONS = ("round-robin", "top-k", "doubly-greedy")
-WARM_UP = (
-    "{share: 0.25, recipe: {recipe: less-warmup, batch_rows: 16, learning_rate: 0.0005, max_tokens: 512}}"
-)
-TUNING = {"recipe": "tulu2", "batch_rows": 16, "learning_rate": 2e-4, "max_tokens": 512}
+WARM_UP = """
+share: 0.1
+recipe: {recipe: less-warmup, epochs: 2, batch_rows: 16, learning_rate: 5e-4, max_tokens: 512}
+"""
+TUNING = {"recipe": "tulu2", "epochs": 1, "batch_rows": 16, "learning_rate": 5e-4, "max_tokens": 512}
 HELD_OUT = 200
 
 

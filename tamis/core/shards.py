@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,11 @@ def parse_share(text: str | None) -> tuple[int, int] | None:
     return int(part), int(whole)
 
 
+def of_share(shards: Sequence[int], share: tuple[int, int] | None) -> list[int]:
+    """Those of `shards` that a worker with this share makes."""
+    return [shard for shard in shards if share is None or shard % share[1] == share[0] - 1]
+
+
 def make_shards(
     store: Store,
     thing: Thing,
@@ -46,7 +51,6 @@ def make_shards(
     method: str,
     execution: Callable[[], Mapping[str, Any]] = dict,
     share: tuple[int, int] | None = None,
-    on_skip: Callable[[int], None] = lambda shard: None,
 ) -> bool:
     """Make the missing shards of `thing` with `make(start, stop)` and finish it; True when it is complete.
 
@@ -54,10 +58,8 @@ def make_shards(
     thing; without one, shards that other writers hold are waited for, and made here if those writers die.
     """
     thing.begin()
-    for shard in set(range(len(bounds))) - set(thing.missing()):
-        on_skip(shard)
     while missing := thing.missing():
-        mine = [i for i in missing if share is None or i % share[1] == share[0] - 1]
+        mine = of_share(missing, share)
         worked = False
         for shard in mine:
             with thing.claim(shard) as free:

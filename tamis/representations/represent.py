@@ -13,7 +13,7 @@ import numpy as np
 from tamis.core.errors import RequestError
 from tamis.core.method import Method
 from tamis.core.progress import progress
-from tamis.core.shards import Made, make_shards
+from tamis.core.shards import Made, make_shards, of_share
 from tamis.core.signal import StoredSignal, signal_recipe
 from tamis.core.status import scored
 from tamis.core.store import Store, Thing, shard_bounds
@@ -172,7 +172,8 @@ def _encode_all(
         outside.match(pool.ids)
     counted = not quiet and outside is None
     shares = estimated_tokens(pool, encoder, bounds) if counted else [0] * len(bounds)
-    with progress(sum(shares), "tokens", f"encode {method.name}", quiet) as advance:
+    due = of_share(thing.missing(), share)  # what is there already is no work, and tells no speed
+    with progress(sum(shares[shard] for shard in due), "tokens", f"encode {method.name}", quiet) as advance:
 
         def make(start: int, stop: int) -> Made:
             done = 0
@@ -198,7 +199,6 @@ def _encode_all(
             method=method.name,
             execution=lambda: encoder.execution,
             share=share,
-            on_skip=lambda shard: advance(shares[shard]),
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from tamis.core import status as statuses
 from tamis.core.method import Method
 from tamis.core.progress import progress
-from tamis.core.shards import Made, make_shards
+from tamis.core.shards import Made, make_shards, of_share
 from tamis.core.signal import StoredSignal, signal_recipe
 from tamis.core.store import Store, shard_bounds
 from tamis.representations._context import Context, Outside
@@ -99,7 +99,7 @@ def score(
         queries=queries or {},
     )
     making = Making(chosen, config, context, pool)
-    with progress(len(pool), "rows", f"score {chosen.name}", quiet) as advance:
+    with progress(making.characters_due(share), "characters", f"score {chosen.name}", quiet) as advance:
         making.run(share, advance, quiet)
     scorer, thing = making.scorer, making.thing
     derive, warns = (getattr(scorer, name, None) for name in ("derive", "warnings_of"))
@@ -137,6 +137,13 @@ class Making:
         """How the scorer runs here."""
         return dict(getattr(self.scorer, "execution", {}))
 
+    def characters_due(self, share: tuple[int, int] | None) -> int:
+        """Characters of the rows that are to be scored yet, for the remaining time: tokens are not known."""
+        return sum(self._characters(*self._bounds[i]) for i in of_share(self.thing.missing(), share))
+
+    def _characters(self, start: int, stop: int) -> int:
+        return int(np.sum(self.pool.chars[start:stop], dtype=np.int64)) + stop - start
+
     def run(self, share: tuple[int, int] | None, advance: Callable[[int], None], quiet: bool) -> None:
         """Make the missing shards, or one worker's share of them."""
         scorer = self.scorer
@@ -148,7 +155,7 @@ class Making:
 
         def make(start: int, stop: int) -> Made:
             made = self._scored(start, stop)
-            advance(stop - start)
+            advance(self._characters(start, stop))
             arrays = {"values": made.values, "status": made.status, "tokens": made.tokens} | made.columns
             return Made(arrays, made.reasons, made.tokens_read, made.flops)
 
