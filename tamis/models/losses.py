@@ -113,11 +113,9 @@ class LossEngine:
                 part = slice(start, start + step)
                 logits = self._logits(hidden[part], slice(None))
                 at = target[part, None]
-                total = torch.logsumexp(logits, dim=1, keepdim=True)
-                losses.append((total - logits.gather(1, at))[:, 0])
-                slope = logits.sub(
-                    total
-                ).exp_()  # of the loss by the logits: probabilities, less one at the target
+                slope = torch.log_softmax(logits, dim=1)
+                losses.append(-slope.gather(1, at)[:, 0])
+                slope.exp_()  # of the loss by the logits: probabilities, less one at the target
                 slope.scatter_add_(1, at, torch.full_like(at, -1, dtype=slope.dtype))
                 slope.mul_(weights[part, None] * self._scale)
                 if self._softcap is not None:

@@ -16,7 +16,7 @@ from tamis.core.vectors import unit
 from tamis.models import preconditioners
 from tamis.models.checkpoints import Checkpoint, read_checkpoint_moments
 from tamis.models.lm import fingerprint, load_model, shared_model
-from tamis.models.projections import Slot, projection
+from tamis.models.projections import Against, Slot, projection
 from tamis.models.render import Rendered, Renderer
 from tamis.representations._context import Context, Encoded
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from tamis.representations.less import Config
 
 
-UNPROJECTED_MOST = 1 << 22
-"""Numbers of an adapter whose gradients may be kept whole."""
+UNPROJECTED_MOST, UNPROJECTED_QUERY_MOST = 1 << 22, 1 << 26
+"""Numbers of an adapter whose gradients may be kept whole, of pool rows and of query rows."""
 
 
 class GradientEncoder:
@@ -64,6 +64,11 @@ class GradientEncoder:
             read_checkpoint_moments(checkpoint, {})  # says what was looked for
         self._mean_tokens = 0.0
         self._ran: dict[str, Any] = {}
+
+    @property
+    def exact(self) -> bool:
+        """Whether cosines are of whole gradients, those of the queries alone being held."""
+        return self.against is not None and self.config.projection == "none"
 
     def measuring(self, features: np.ndarray, name: str) -> GradientEncoder:
         """The same, keeping the cosines with unit features (m, d), called `name`, in place of vectors."""
@@ -168,6 +173,10 @@ class GradientEncoder:
             status[i] = code("failed" if int(k) in failed else "non_finite")
             zero = "the gradient is zero" if finite[k] else "a gradient is not a finite number"
             reasons[i] = failed.get(int(k), zero)
+        if self.exact:  # products with the queries' gradients, and the square of the row's own length
+            cosines = np.zeros_like(features[:, :-1])
+            cosines[good] = features[good, :-1] / np.sqrt(features[good, -1:])
+            return cosines
         vectors = np.zeros_like(features)
         vectors[good] = unit(features[good])
         return vectors if self.against is None else vectors @ self.against[0].T
@@ -197,16 +206,22 @@ class GradientEncoder:
         context = self.context
         lm = shared_model(self.path, context.dtype, context.device, context.remote_code, self.base)
         engine = GradientEngine(lm, context.batch_tokens, self.config.dropout)
-        if self.config.projection == "none" and engine.parameters > UNPROJECTED_MOST:
+        most = UNPROJECTED_MOST if self.context.role == "pool" else UNPROJECTED_QUERY_MOST
+        if self.config.projection == "none" and not self.exact and engine.parameters > most:
             raise RequestError(
-                f"{self.path}: projection=none would keep {engine.parameters:,} numbers of every row; it is "
-                f"for adapters of at most {UNPROJECTED_MOST:,}: take count-sketch"
+                f"{self.path}: projection=none would keep {engine.parameters:,} numbers of every row, more "
+                f"than {most:,}: take count-sketch, or keep=similarity, which keeps whole gradients of the "
+                "queries alone"
             )
         return engine
 
     @cached_property
     def _projection(self) -> Any:
         config, engine = self.config, self._engine
+        if self.exact and self.against is not None:
+            import torch
+
+            return Against(torch.from_numpy(np.ascontiguousarray(self.against[0])).to(engine.lm.device))
         return projection(
             config.projection, engine.layout, config.dimensions, config.projection_seed, engine.lm.device
         )

@@ -18,6 +18,7 @@ from tamis.selections._order import hashed
 
 POOL_ROWS = 2000  # of the sample that the plane is fitted on
 SUBSET_ROWS = 1000
+LEAST_ROWS, SAMPLE_NUMBERS = 200, 1 << 24  # fewer rows where vectors are wide: 64 MiB of float32
 QUERIES = 500
 BLOCK, ITERATIONS = 10, 12  # of the subspace iterations
 _COLUMNS = 256  # similarities of this many sample rows are in memory at a time
@@ -42,17 +43,25 @@ def sampled(n: int, size: int, seed: int, purpose: str) -> np.ndarray:
     return np.sort(order[:size])
 
 
+def _rows_for(width: int) -> int:
+    """Rows of the sample: as many as `POOL_ROWS`, fewer where their vectors are of many thousand numbers."""
+    return int(min(POOL_ROWS, max(LEAST_ROWS, SAMPLE_NUMBERS // max(width, 1))))
+
+
 def plane_of(similarity: Similarity, seed: int) -> Plane | None:
     """The plane of a pool sample; None where there are no vectors, or too few or too equal rows."""
     vectors = getattr(similarity, "vectors", None)
     usable = np.flatnonzero(similarity.usable)
     if vectors is None or len(usable) < 4:
         return None
-    rows = usable[sampled(len(usable), POOL_ROWS, seed, "map rows")]
+    rows = usable[sampled(len(usable), _rows_for(vectors.d), seed, "map rows")]
     taken = vectors.take(rows)
     mean = np.asarray(taken.mean(axis=0), np.float64).ravel()
+    # Row by row in float64: no copy of all the numbers.
     squares = (
-        taken.multiply(taken).sum() if hasattr(taken, "multiply") else np.square(taken, dtype=float).sum()
+        taken.multiply(taken).sum()
+        if hasattr(taken, "multiply")
+        else sum(float(np.dot(wide, wide)) for wide in (row.astype(np.float64) for row in taken))
     )
     total = float(squares) - len(rows) * float(mean @ mean)
     if not np.isfinite(total) or total <= 1e-6 * float(squares):
@@ -108,7 +117,7 @@ class Plane:
 
     def points(self, similarity: Similarity, positions: np.ndarray, seed: int) -> Points:
         """The sample, the queries and the rows at `positions`, each at most so many as the constants say."""
-        ranks = sampled(len(positions), SUBSET_ROWS, seed, "map subset")
+        ranks = sampled(len(positions), min(SUBSET_ROWS, _rows_for(self.vectors.d)), seed, "map subset")
         queries = sampled(similarity.m, QUERIES, seed, "map queries")
         taken = self.vectors.take(positions[ranks])
         taken = taken if self.used is None else taken[:, self.used]
