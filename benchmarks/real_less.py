@@ -126,10 +126,11 @@ def on_a_task(
     found["statuses"] = statuses.counts(compared.codes)
     spent = totals(work / "store", set(compared.digests[: len(compared.parts)]))
     found["seconds_per_checkpoint"] = [round(spent[d]["seconds"], 1) for d in compared.digests if d in spent]
+    print(task, json.dumps(found, indent=1), flush=True)
     found["loss"] = {"untrained": [query_loss(model, asked), query_loss(model, held)]}
     trained = ("less/round-robin", "rds/round-robin", "ngrams/round-robin", "random")
     for subset in subsets:
-        if subset.strategy.name in trained:
+        if given.seeds and subset.strategy.name in trained:
             tuned = [
                 tamis.train(subset, model=model, recipe=TUNING, seed=seed, store=work / "store")
                 for seed in range(given.seeds)
@@ -147,7 +148,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("/tmp/tamis-real-less"))
     parser.add_argument("--rows", type=int, default=4000)
-    parser.add_argument("--seeds", type=int, default=1, help="of the fine-tuning")
+    parser.add_argument("--seeds", type=int, default=1, help="of the fine-tuning; 0: none")
     parser.add_argument("--warm-up", default=WARM_UP, help="values of --set less.…, as YAML")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

@@ -71,7 +71,7 @@ _TITLE = """# Conformance
 What the reference implementations gave on small models and matrices, against what tamis gives for the same
 input: the worst deviation of all numbers compared. Written by
 
-    pytest -k "golden or published or reference" --conformance docs/conformance.md
+    pytest tests -k "golden or published or reference" --conformance docs/conformance.md
 
 Where a published program is wrong, or leaves an order undefined, the card of the method says how tamis
 departs; those cases are compared in its compatible mode, or left out and named in the test.
