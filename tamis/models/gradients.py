@@ -161,7 +161,23 @@ class GradientEngine(Executor):
             if len(mask) != len(sequences[row]) or not mask.any() or mask[0]:
                 raise ValueError(f"sequence {row}: expected a target that is not its first token")
         self._project, self._precondition, self._targets = project, precondition or _plain, targets
-        count = len(sequences)
+        try:
+            return self._of(sequences, advance)
+        except NotImplementedError as error:
+            if self.looped:
+                raise
+            # All of these rows anew by the loop, and the next ones by hooks again: what comes of a run of rows
+            # follows from them, whatever came before.
+            self.looped = True
+            try:
+                return self._of(sequences, lambda tokens: None)
+            finally:
+                self.looped = False
+                note = f"; some rows by the loop: {error}"
+                self.why += note if note not in self.why else ""
+
+    def _of(self, sequences: Sequence[np.ndarray], advance: Callable[[int], None]) -> Gradients:
+        project, count = self._project, len(sequences)
         out = np.full((count, project.dimensions), np.nan, np.float32)
         norms, losses = np.full(count, np.nan), np.full(count, np.nan)
         with self._watched():

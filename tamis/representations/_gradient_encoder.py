@@ -168,6 +168,8 @@ class GradientEncoder:
         failed, features = self._engine.failed, found.features
         finite = np.isfinite(features).all(axis=1) & np.isfinite(found.norms)
         good = finite & features.any(axis=1) & (found.norms > 0)
+        if self.exact:
+            good &= features[:, -1] > 0
         for k in np.flatnonzero(~good):
             i = int(rows[k])
             status[i] = code("failed" if int(k) in failed else "non_finite")

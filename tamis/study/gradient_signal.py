@@ -79,7 +79,7 @@ def gradient_similarity(
     parts += [Part(w, one.similarity, places) for w, one in zip(weights[1:], made[1:], strict=True)]
     codes = _joined(made[0].rows.codes, [one.rows.codes for one in made[1:]], places)
     usable = statuses.scored(codes)
-    execution = dict(side.execution)
+    execution = {**side.execution, **made[-1].rows.execution}
     if places is not None:
         usable[np.setdiff1d(np.arange(len(pool)), places)] = False
         execution["shortlist"] = {"rows": len(places), "of": len(pool), "by": "the first checkpoint"}

@@ -215,3 +215,25 @@ def test_noise_has_the_rate_and_the_mean_of_dropout_and_differs_by_row_and_layer
     same = [float((a == b).float().mean()) for a, b in ((first, second), (first[:400], first[400:]))]
     assert same == pytest.approx([0.625, 0.625], abs=0.02)  # by chance: 0.75^2 + 0.25^2
     assert torch.equal(layers[0](ones), ones)
+
+
+def test_rows_that_the_hooks_cannot_tell_apart_go_through_the_loop_and_the_next_ones_do_not(monkeypatch):
+    lm = tuned("llama")
+    engine = GradientEngine(lm)
+    generator = np.random.default_rng(3)
+    ids = [generator.integers(0, 97, length).astype(np.int32) for length in (9, 4, 17)]
+    targets = [np.arange(len(row)) > 1 for row in ids]
+    whole = projection("none", engine.layout, 0, 0, "cpu")
+    wanted = GradientEngine(lm, mode="loop").features(ids, targets, whole)
+
+    def unmet(self, matrices):
+        raise NotImplementedError("an expert met no token")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Batch, "check", unmet)
+        found = engine.features(ids, targets, whole)
+    np.testing.assert_array_equal(found.features, wanted.features)
+    np.testing.assert_array_equal(found.norms, wanted.norms)
+    assert not engine.looped and engine.why.endswith("some rows by the loop: an expert met no token")
+    again = engine.features(ids, targets, whole)
+    np.testing.assert_allclose(again.features, wanted.features, atol=1e-5)
