@@ -166,7 +166,7 @@ class GradientEngine(Executor):
         except NotImplementedError as error:
             if self.looped:
                 raise
-            # All of these rows anew by the loop, and the next ones by hooks again: what comes of a run of rows
+            # All of these rows anew by the loop, the next ones by hooks again: what comes of a run of rows
             # follows from them, whatever came before.
             self.looped = True
             try:
